@@ -1,0 +1,731 @@
+"""The image predictor: encode once, ask many times."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import weights
+from .build import ModelConfig, build
+from .errors import MissingAbilityError, PromptError
+from .nn.detector import Answer, Detector, FoldedDetector, ImageFeatures, fold
+from .nn.geometry import Exemplars
+from .nn.interactive import BOTTOM_RIGHT, TOP_LEFT
+from .nn.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .nn.tokenizer import tokenize
+from .pixels import ImageLike, normalise, read_rgb
+from .types import Array, Instances, LogitPatch, Patch, join
+from .variants import find_variant
+
+VISUAL = "visual"
+"""The text that stands for a concept shown by exemplars alone, as SAM3 was trained."""
+
+OBJECT = "object"
+"""The label of what the interactive head finds."""
+
+ABILITIES = {
+    "concepts": ("geometry",),
+    "exemplars": ("geometry",),
+    "masks": ("masks",),
+    "interactive": ("interactive", "interactive_neck"),
+    "video": ("interactive", "interactive_neck", "memory"),
+}
+"""What each ability needs beside the required parts."""
+
+LARGEST_HOLE = 256
+"""Holes of an interactive mask up to this many low-resolution cells are filled."""
+
+
+class Grounding(NamedTuple):
+    """Raw answers to one prompt an image, as tensors.
+
+    logits: (B, Q). presence: (B,) logits. boxes: (B, Q, 4) cxcywh in [0, 1].
+    masks: (B, Q, h, w) logits, None without a mask head. memory: (B, N, C) fused tokens.
+    """
+
+    logits: Tensor
+    presence: Tensor
+    boxes: Tensor
+    masks: Tensor | None
+    memory: Tensor
+
+
+@dataclass(eq=False)
+class EncodedImage:
+    """An image that a model has read: pass it instead of the image to ask again cheaply.
+
+    size: (height, width) in pixels. features: of the model that read it, on its device.
+    """
+
+    features: ImageFeatures
+    size: tuple[int, int]
+    owner: ImageModel
+
+
+class ImageModel:
+    """A model that finds instances of concepts, of exemplars, and single objects.
+
+    Made by ``load``; by ``from_config`` untrained.
+
+    Attributes:
+        name: of the table, or of the saved folder. config: all its numbers.
+        device, dtype: where and in what it computes. abilities: a frozenset of
+            "concepts", "exemplars", "masks", "interactive", "video": what the weights can do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        learned: Detector,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        speed: str = "exact",
+    ) -> None:
+        if speed not in ("exact", "fast"):
+            raise ValueError(f"speed is 'exact' or 'fast'; got {speed!r}")
+        self.name, self.config, self.speed = name, config, speed
+        self.device = torch.device(device) if device is not None else best_device()
+        self.dtype = parse_dtype(dtype) if dtype is not None else best_dtype(self.device)
+        self.learned = learned
+        self.net: FoldedDetector = fold(learned, self.dtype, pooled=speed == "fast").to(self.device)
+        self.abilities = frozenset(
+            ability for ability, parts in ABILITIES.items() if set(parts) <= set(config.parts)
+        )
+        self._texts: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        # Prompts that go through the heads together; each needs some 60 MB at full size.
+        self._chunk = 4 if self.device.type == "cpu" else 16
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, name: str = "untrained", **options: Any) -> ImageModel:
+        """An untrained model of ``config``; ``options`` as in ``load``."""
+        return cls(name, config, build(config).eval().requires_grad_(False), **options)
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"ImageModel({self.name!r}, {dtype} on {self.device}, speed={self.speed!r})"
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors`` and ``config.json``; ``load(folder)`` reads them."""
+        weights.save_folder(Path(folder), self.name, self.config, self.learned)
+
+    # Images ----------------------------------------------------------------------------
+
+    def preprocess(self, image: ImageLike) -> Tensor:
+        """An image -> (1, 3, R, R) float32 normalised pixels, on the model's device.
+
+        Args:
+            image: a path, PIL image, numpy (H, W, C) RGB, or tensor (C, H, W); see
+                ``pixels.read_rgb``.
+        """
+        return self._normalise(read_rgb(image))
+
+    def _normalise(self, rgb: Tensor) -> Tensor:
+        c = self.config
+        return normalise(rgb.to(self.device), c.resolution, c.mean, c.std)
+
+    @torch.inference_mode()
+    def encode(self, image: ImageLike | EncodedImage) -> EncodedImage:
+        """Read an image once; ``segment`` takes the result again and again."""
+        if isinstance(image, EncodedImage):
+            if image.owner is not self:
+                raise PromptError(
+                    f"this image was encoded by {image.owner!r}; encode it with {self!r} first"
+                )
+            return image
+        rgb = read_rgb(image)
+        features = self.net.read_image(self._normalise(rgb))
+        return EncodedImage(features, (rgb.shape[1], rgb.shape[2]), self)
+
+    def embed(self, image: ImageLike | EncodedImage) -> Array:
+        """Mean of the coarsest pyramid level: (D,) float32, for similarity and uniqueness."""
+        return self.encode(image).features.tokens[0].mean(0).float().cpu().numpy()
+
+    def embed_patches(self, image: ImageLike | EncodedImage) -> Array:
+        """The coarsest pyramid level: (D, rows, columns) float32."""
+        features = self.encode(image).features
+        level = features.tokens[0].T.unflatten(1, features.grid)
+        return level.float().cpu().numpy()
+
+    # Concepts --------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: ImageLike | EncodedImage,
+        concepts: str | Sequence[str] | None = None,
+        *,
+        boxes: Any = None,
+        box_labels: Any = None,
+        points: Any = None,
+        point_labels: Any = None,
+        threshold: float = 0.5,
+        max_instances: int | None = None,
+        nms: float | None = None,
+        multimask: bool = False,
+        mask_input: Any = None,
+    ) -> Instances:
+        """Every instance of some concepts, or one object that is pointed at.
+
+        Args:
+            image: as ``preprocess`` takes it, or from ``encode``.
+            concepts: noun phrases, "yellow school bus". All are asked together.
+            boxes: (K, 4) xyxy pixels: exemplars of the one concept, or, without a
+                concept, of what is to be found.
+            box_labels: (K,) 1 for "like this", 0 for "not like this"; all 1 if omitted.
+            points: (K, 2) xy pixels: exemplars where there is a concept or a box; alone,
+                clicks on the one object to segment.
+            point_labels: (K,) 1 on it, 0 off it; all 1 if omitted.
+            threshold: instances score more than this.
+            max_instances: keep the best scoring.
+            nms: drop an instance whose mask overlaps a better one of its concept by more
+                than this IoU. SAM3 itself needs none on images.
+            multimask, mask_input: see ``segment_objects``; for points alone.
+
+        Returns:
+            Instances in the order of concepts, then of falling scores; for points alone
+            the object's mask, or its three candidates.
+
+        Raises:
+            PromptError, ImageError, MissingAbilityError: the message says the way out.
+        """
+        asked = _concepts(concepts)
+        if asked is None and boxes is None:
+            if points is None:
+                raise PromptError(
+                    "nothing to find: pass concepts=['person'], boxes of exemplars, or points"
+                )
+            clicks = _array(points, 2, "points")[None]
+            labels = None if point_labels is None else np.asarray(point_labels)[None]
+            return self.segment_objects(
+                image, points=clicks, point_labels=labels, masks=mask_input, multimask=multimask
+            )
+        if mask_input is not None:
+            raise PromptError("mask_input goes with points alone, not with concepts or exemplars")
+        self._need("concepts" if boxes is None and points is None else "exemplars")
+        if not 0 <= threshold <= 1:
+            raise PromptError(f"threshold is between 0 and 1; got {threshold}")
+        if max_instances is not None and max_instances < 0:
+            raise PromptError(f"max_instances is 0 or more; got {max_instances}")
+        encoded = self.encode(image)
+        exemplars = None
+        if boxes is not None or points is not None:
+            if asked is not None and len(asked) > 1:
+                raise PromptError(
+                    f"exemplars show one concept; got {len(asked)}: {', '.join(asked)}. "
+                    "Call segment once for each; the encoded image is shared."
+                )
+            exemplars = self._exemplars(encoded.size, boxes, box_labels, points, point_labels)
+        names = asked or [VISUAL]
+        found = []
+        for start in range(0, len(names), self._chunk):
+            part = names[start : start + self._chunk]
+            answer = self._ask(encoded.features, part, exemplars)
+            found += [
+                self._instances(encoded, answer, row, name, threshold, max_instances, nms)
+                for row, name in enumerate(part)
+            ]
+        out = join(found)
+        if max_instances is not None and len(out) > max_instances:
+            best = np.argsort(-out.scores, kind="stable")[:max_instances]
+            out = out[np.sort(best)]
+        return out
+
+    @torch.inference_mode()
+    def ground(
+        self,
+        pixels: Tensor,
+        concepts: Sequence[str | None],
+        boxes: Tensor | None = None,
+        box_labels: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+    ) -> Grounding:
+        """The model's raw answers: every query, one prompt an image.
+
+        Args:
+            pixels: (B, 3, R, R) from ``preprocess``.
+            concepts: B phrases; None: the exemplars alone.
+            boxes: (B, K, 4) cxcywh in [0, 1]; box_labels: (B, K), all 1 if omitted.
+            points: (B, K, 2) xy in [0, 1]; point_labels: (B, K), all 1 if omitted.
+        """
+        self._need("concepts")
+        c = self.config
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, c.resolution, c.resolution):
+            raise PromptError(
+                f"pixels are (B, 3, {c.resolution}, {c.resolution}) from preprocess(); "
+                f"got {tuple(pixels.shape)}"
+            )
+        if not torch.isfinite(pixels).all():
+            raise PromptError("pixels hold NaN or infinite values; use preprocess(image)")
+        if isinstance(concepts, str) or len(concepts) != len(pixels):
+            raise PromptError(f"{len(pixels)} images need {len(pixels)} concepts, one for each")
+        names = [VISUAL if name is None else _phrase(name) for name in concepts]
+        exemplars = None
+        if boxes is not None or points is not None:
+            exemplars = _pack(
+                len(pixels), self.device, boxes, box_labels, points, point_labels
+            )
+        image = self.net.read_image(pixels.to(self.device))
+        answer = self._ask(image, names, exemplars)
+        masks = None
+        if "masks" in self.abilities:
+            everything = torch.arange(answer.logits.shape[1], device=self.device)
+            masks = torch.stack(
+                [self.net.masks_of(image, answer, row, everything) for row in range(len(names))]
+            )
+        return Grounding(answer.logits, answer.presence, answer.boxes, masks, answer.memory)
+
+    def _ask(
+        self, image: ImageFeatures, names: list[str], exemplars: Exemplars | None
+    ) -> Answer:
+        prompt, mask = self.net.read_prompt(image, self._read_text(names), exemplars)
+        return self.net.answer(image, prompt, mask)
+
+    def _read_text(self, names: list[str]) -> tuple[Tensor, Tensor]:
+        """Features of phrases, each read once ever (of the last thousand)."""
+        new = [n for n in dict.fromkeys(names) if n not in self._texts]
+        if new:
+            tokens = tokenize(new, self.config.context).to(self.device)
+            features, mask = self.net.read_text(tokens)
+            self._texts.update(zip(new, zip(features, mask, strict=True), strict=True))
+        chosen = [self._texts[name] for name in names]
+        for name in names:
+            self._texts.move_to_end(name)
+        while len(self._texts) > 1024:
+            self._texts.popitem(last=False)
+        return torch.stack([f for f, _ in chosen]), torch.stack([m for _, m in chosen])
+
+    def _exemplars(
+        self, size: tuple[int, int], boxes: Any, box_labels: Any, points: Any, point_labels: Any
+    ) -> Exemplars:
+        scale = torch.tensor([size[1], size[0]], dtype=torch.float32)
+        box_rows = point_rows = None
+        if boxes is not None:
+            corners = torch.from_numpy(_boxes(boxes, size)) / scale.repeat(2)
+            box_rows = xyxy_to_cxcywh(corners)[None]
+        if points is not None:
+            point_rows = torch.from_numpy(_points(points, size))[None] / scale
+        return _pack(
+            1,
+            self.device,
+            box_rows,
+            None if box_labels is None else np.asarray(box_labels)[None],
+            point_rows,
+            None if point_labels is None else np.asarray(point_labels)[None],
+        )
+
+    def _instances(
+        self,
+        image: EncodedImage,
+        answer: Answer,
+        row: int,
+        name: str,
+        threshold: float,
+        most: int | None,
+        nms: float | None,
+    ) -> Instances:
+        presence = answer.presence[row].sigmoid()
+        scores = answer.logits[row].sigmoid() * presence
+        kept = (scores > threshold).nonzero().flatten()
+        kept = kept[scores[kept].argsort(descending=True, stable=True)]
+        if most is not None and nms is None:
+            kept = kept[:most]
+        patches: list[Patch] | None = None
+        if "masks" in self.abilities:
+            patches = []
+            if len(kept):
+                masks = self.net.masks_of(image.features, answer, row, kept)
+                if nms is not None:
+                    best = _suppress(masks > 0, nms)
+                    kept, masks = kept[best], masks[best]
+                patches = [LogitPatch.cut(m) for m in masks.cpu().numpy()]
+        elif nms is not None:
+            self._need("masks")
+        probability = float(presence)
+        return Instances(
+            boxes=_to_pixels(answer.boxes[row, kept], image.size),
+            scores=scores[kept].cpu().numpy(),
+            presence=np.full(len(kept), probability, np.float32),
+            labels=[name] * len(kept),
+            size=image.size,
+            patches=patches,
+            concepts=(name,),
+            concept_presence={name: probability},
+        )
+
+    # Single objects --------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def segment_objects(
+        self,
+        image: ImageLike | EncodedImage,
+        *,
+        boxes: Any = None,
+        points: Any = None,
+        point_labels: Any = None,
+        masks: Any = None,
+        multimask: bool = False,
+    ) -> Instances:
+        """One mask for each of N prompts, by the interactive head.
+
+        Args:
+            image: as ``preprocess`` takes it, or from ``encode``.
+            boxes: (N, 4) xyxy pixels, one a object.
+            points: (N, K, 2) xy pixels. point_labels: (N, K) 1 on it, 0 off it, -1 padding.
+            masks: (N, 1, h, w) logits: ``low_res`` of an earlier answer, to refine.
+            multimask: three candidates a prompt, best first, instead of one mask.
+
+        Returns:
+            Instances in the order of the prompts. ``scores`` are predicted IoU, ``presence``
+            the probability that there is an object at all, ``boxes`` those of the masks.
+        """
+        self._need("interactive")
+        encoded = self.encode(image)
+        xy, labels, earlier = self._clicks(encoded.size, boxes, points, point_labels, masks)
+        features = self.net.interactive_features(encoded.features)
+        head = self.net.part("interactive")
+        found = []
+        for start in range(0, len(xy), 16):
+            rows = slice(start, start + 16)
+            said = head(
+                features,
+                xy[rows],
+                labels[rows],
+                None if earlier is None else earlier[rows],
+                multimask=multimask,
+            )
+            for logits, quality, presence in zip(
+                said.logits.cpu().numpy(), said.quality.cpu(), said.presence.cpu(), strict=True
+            ):
+                order = quality.argsort(descending=True, stable=True).numpy()
+                found.append(
+                    _object(logits[order], quality.numpy()[order], presence, encoded.size)
+                )
+        if not found:
+            return _object(np.zeros((0, 1, 1), np.float32), np.zeros(0, np.float32), torch.zeros(()), encoded.size)
+        out = join(found)
+        low = [f.low_res for f in found if f.low_res is not None]
+        return _with_low_res(out, np.concatenate(low))
+
+    def _clicks(
+        self, size: tuple[int, int], boxes: Any, points: Any, point_labels: Any, masks: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        scale = np.array([size[1], size[0]], np.float32)
+        coordinates, labels = [], []
+        if boxes is not None:
+            corners = _boxes(boxes, size).reshape(-1, 2, 2)
+            coordinates.append(corners / scale)
+            labels.append(np.tile([TOP_LEFT, BOTTOM_RIGHT], (len(corners), 1)))
+        if points is not None:
+            clicks = _array(points, 2, "points", dims=3)
+            if not clicks.shape[1]:
+                raise PromptError("points hold no point; a click is [[x, y]]")
+            flat = _points(clicks.reshape(-1, 2), size, checked=point_labels)
+            coordinates.append(flat.reshape(clicks.shape) / scale)
+            labels.append(_labels(point_labels, clicks.shape[:2], "point_labels", padding=True))
+        earlier = None
+        if masks is not None:
+            side = 4 * self.config.grid
+            earlier = torch.as_tensor(np.asarray(masks, np.float32), device=self.device)
+            earlier = earlier.reshape(-1, *earlier.shape[-3:]) if earlier.ndim > 2 else earlier
+            if earlier.ndim == 3:
+                earlier = earlier[:, None]
+            if earlier.ndim != 4 or earlier.shape[1:] != (1, side, side):
+                raise PromptError(
+                    f"masks are (N, 1, {side}, {side}) logits, such as low_res of an earlier "
+                    f"answer; got {np.shape(masks)}"
+                )
+        counts = {len(c) for c in coordinates} | ({len(earlier)} if earlier is not None else set())
+        if not counts:
+            raise PromptError("nothing to segment: pass boxes, points or masks")
+        if len(counts) > 1:
+            raise PromptError(
+                f"boxes, points and masks are of one object each, but there are {sorted(counts)}"
+            )
+        n = counts.pop()
+        xy = np.concatenate(coordinates, 1) if coordinates else np.zeros((n, 0, 2))
+        kinds = np.concatenate(labels, 1) if labels else np.zeros((n, 0))
+        return (
+            torch.as_tensor(xy, dtype=torch.float32, device=self.device),
+            torch.as_tensor(kinds, dtype=torch.long, device=self.device),
+            earlier,
+        )
+
+    def _need(self, ability: str) -> None:
+        if ability in self.abilities:
+            return
+        lost = [weights.MEANING[p] for p in ABILITIES[ability] if p not in self.config.parts]
+        also = " (every concept prompt passes through it)" if ability == "concepts" else ""
+        raise MissingAbilityError(
+            f"{self.name} cannot answer this: its weights have no {' and no '.join(lost)}{also}. "
+            "Load it with base=<a checkpoint that has it>, such as a full file of the same "
+            f"release. It can: {', '.join(sorted(self.abilities)) or 'encode images'}."
+        )
+
+
+# Prompts ------------------------------------------------------------------------------------
+
+
+def _concepts(concepts: str | Sequence[str] | None) -> list[str] | None:
+    if concepts is None:
+        return None
+    if isinstance(concepts, str):
+        concepts = [concepts]
+    names = list(dict.fromkeys(_phrase(c) for c in concepts))
+    if not names:
+        raise PromptError("concepts is empty: name at least one, such as ['person']")
+    return names
+
+
+def _phrase(concept: Any) -> str:
+    if not isinstance(concept, str):
+        raise PromptError(f"a concept is a phrase; got {concept!r}")
+    if not concept.strip():
+        raise PromptError(f"a concept is a phrase such as 'person'; got {concept!r}")
+    return concept.strip()
+
+
+def _array(value: Any, width: int, name: str, dims: int = 2) -> Array:
+    """An (..., width) float32 array with ``dims`` axes, finite, and not empty."""
+    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{name} are numbers, not {value!r}") from error
+    shape = "(N, K, " if dims == 3 else "(K, "
+    if array.ndim != dims or array.shape[-1] != width:
+        raise PromptError(f"{name} have shape {shape}{width}); got {array.shape}")
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} hold NaN or infinite values: {array.tolist()}")
+    return array
+
+
+def _boxes(boxes: Any, size: tuple[int, int]) -> Array:
+    array = _array(boxes, 4, "boxes")
+    height, width = size
+    for box in array:
+        x0, y0, x1, y1 = box.tolist()
+        if x1 <= x0 or y1 <= y0:
+            raise PromptError(
+                f"box {box.tolist()} is empty or inverted: boxes are x0, y0, x1, y1 pixels with "
+                "x0 < x1 and y0 < y1 (a width and height instead of a corner?)"
+            )
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            raise PromptError(
+                f"box {box.tolist()} lies outside the image of {width} x {height} pixels"
+            )
+    return array
+
+
+def _points(points: Any, size: tuple[int, int], checked: Any = None) -> Array:
+    array = _array(points, 2, "points")
+    if not len(array):
+        raise PromptError("points hold no point; a click is [[x, y]]")
+    used = array
+    if checked is not None and np.size(checked) == len(array):
+        used = array[np.asarray(checked).reshape(-1) >= 0]  # padding may lie anywhere
+    height, width = size
+    outside = (used < 0).any(1) | (used > [width, height]).any(1)
+    if outside.any():
+        raise PromptError(
+            f"point {used[outside][0].tolist()} lies outside the image of {width} x {height} pixels"
+        )
+    return array
+
+
+def _labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = False) -> Array:
+    if labels is None:
+        return np.ones(shape, np.int64)
+    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
+    array = np.asarray(labels)
+    if array.shape != shape:
+        raise PromptError(f"{name} have shape {array.shape}; one for each needs {shape}")
+    allowed = (-1, 0, 1) if padding else (0, 1)
+    if not np.isin(array, allowed).all():
+        extra = ", -1 is padding" if padding else ""
+        raise PromptError(f"{name} are 1 (like this) or 0 (not like this){extra}; got {array.tolist()}")
+    return array.astype(np.int64)
+
+
+def _pack(
+    batch: int,
+    device: torch.device,
+    boxes: Tensor | None,
+    box_labels: Any,
+    points: Tensor | None,
+    point_labels: Any,
+) -> Exemplars:
+    """Exemplars of ``batch`` prompts, all valid, as tensors on ``device``."""
+
+    def rows(value: Any, width: int, name: str) -> Tensor:
+        if value is None:
+            return torch.zeros(batch, 0, width, device=device)
+        array = torch.as_tensor(value, dtype=torch.float32, device=device)
+        if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != width:
+            raise PromptError(f"{name} have shape ({batch}, K, {width}); got {tuple(array.shape)}")
+        return array
+
+    def signs(value: Any, of: Tensor, name: str) -> Tensor:
+        return torch.as_tensor(_labels(value, tuple(of.shape[:2]), name), device=device)
+
+    box_rows, point_rows = rows(boxes, 4, "boxes"), rows(points, 2, "points")
+    if not box_rows.shape[1] and not point_rows.shape[1]:
+        raise PromptError("boxes and points hold no exemplar; pass at least one, or None")
+
+    def valid(of: Tensor) -> Tensor:
+        return torch.ones(of.shape[:2], dtype=torch.bool, device=device)
+
+    return Exemplars(
+        point_rows,
+        signs(point_labels, point_rows, "point_labels"),
+        valid(point_rows),
+        box_rows,
+        signs(box_labels, box_rows, "box_labels"),
+        valid(box_rows),
+    )
+
+
+# Results ------------------------------------------------------------------------------------
+
+
+def _to_pixels(boxes: Tensor, size: tuple[int, int]) -> Array:
+    """(N, 4) cxcywh in [0, 1] -> xyxy pixels within the image."""
+    height, width = size
+    limits = np.array([width, height, width, height], np.float32)
+    return np.clip(cxcywh_to_xyxy(boxes).cpu().numpy() * limits, 0, limits)
+
+
+def _suppress(masks: Tensor, limit: float) -> Tensor:
+    """Indices of (N, h, w) masks, best first, that overlap no better one by more than ``limit``."""
+    flat = masks.flatten(1).float()
+    shared = flat @ flat.T
+    area = shared.diagonal()
+    overlap = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu().numpy()
+    kept: list[int] = []
+    for i in range(len(overlap)):
+        if not kept or overlap[i, kept].max() <= limit:
+            kept.append(i)
+    return torch.tensor(kept, device=masks.device)
+
+
+def _object(logits: Array, quality: Array, presence: Tensor, size: tuple[int, int]) -> Instances:
+    """The masks of one interactive prompt, (M, h, w) logits."""
+    patches: list[Patch] = [LogitPatch.cut(_fill_holes(m)) for m in logits]
+    n, probability = len(patches), float(presence.sigmoid())
+    boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(n, 4)
+    found = Instances(
+        boxes=boxes,
+        scores=quality.astype(np.float32),
+        presence=np.full(n, probability, np.float32),
+        labels=[OBJECT] * n,
+        size=size,
+        patches=patches,
+    )
+    return _with_low_res(found, logits[:, None].clip(-32, 32))
+
+
+def _with_low_res(found: Instances, low_res: Array) -> Instances:
+    object.__setattr__(found, "low_res", low_res)
+    return found
+
+
+def _fill_holes(logits: Array) -> Array:
+    """Background areas of up to ``LARGEST_HOLE`` cells become foreground, as in SAM3."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(logits <= 0, np.ones((3, 3)))
+    if not count:
+        return logits
+    small = np.bincount(labels.ravel(), minlength=count + 1) <= LARGEST_HOLE
+    small[0] = False
+    return np.where(small[labels], np.float32(10), logits) if small.any() else logits
+
+
+# Loading ------------------------------------------------------------------------------------
+
+
+def best_device() -> torch.device:
+    """What this machine does best: a CUDA GPU, Apple's, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+    elif device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        native = bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """float32, bfloat16 or float16, as a ``torch.dtype`` or by name."""
+    value = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if value not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype is float32, bfloat16 or float16; got {dtype!r}")
+    return value
+
+
+def load(
+    name: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    text: str | None = None,
+    context: int | None = None,
+    base: str | os.PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    speed: str = "exact",
+) -> ImageModel:
+    """Load a model, from the hub or from files.
+
+    Args:
+        name: of ``list_models()``; or a folder that ``save`` wrote.
+        checkpoint: a local file instead of the hub's: upstream's .pt / .pth, or a .safetensors
+            of the same keys.
+        text: another text encoder than the name's: "mobileclip-s0", "mobileclip-s1",
+            "mobileclip2-l", "sam3"; it must be in ``checkpoint`` or ``base``.
+        context: tokens of a phrase (16, 32, 77), at most what the weights have.
+        base: a second file, for groups of weights that the first lacks.
+        device: "cpu", "cuda", "mps"; None: the best here.
+        dtype: float32, bfloat16, float16; None: bfloat16 where the hardware has it. Float32
+            gives upstream's numbers to rounding.
+        speed: "exact", or "fast": pooled keys and values in the fusion encoder.
+
+    Raises:
+        WeightsNotFoundError, CheckpointError, ValueError: the message says the way out.
+    """
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
+    if Path(name).is_dir():
+        for argument, value in (
+            ("checkpoint", checkpoint), ("text", text), ("context", context), ("base", base)
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
+                    "list_models()"
+                )
+        saved_name, config, learned = weights.load_folder(name)
+        return ImageModel(saved_name, config, learned, **options)
+    variant = find_variant(str(name))
+    path = Path(checkpoint) if checkpoint is not None else weights.download(variant.name)
+    config, learned = weights.load_upstream(
+        path, variant, base=base, text=text, context=context
+    )
+    return ImageModel(variant.name, config, learned, **options)

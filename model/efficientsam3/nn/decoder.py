@@ -1,0 +1,165 @@
+"""The detection decoder: queries become boxes; one token says whether the concept is there."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Attention, Mlp, cxcywh_to_xyxy, inverse_sigmoid, layer_norm, linear
+from .positions import encode_boxes
+
+
+class Decoded(NamedTuple):
+    """queries: (B, Q, C); boxes: (B, Q, 4) cxcywh in [0, 1]; presence: (B,) logits."""
+
+    queries: Tensor
+    boxes: Tensor
+    presence: Tensor
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm: queries attend to each other, to the prompt and to the image."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.cross_attn = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.ca_text = Attention(width, heads)
+        self.catext_norm = nn.LayerNorm(width)
+        self.self_attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        prompt: Tensor,
+        mask: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        placed = x + positions
+        x = layer_norm(self.norm2, x + self.self_attn(placed, placed, x))
+        x = layer_norm(self.catext_norm, x + self.ca_text(x + positions, prompt, prompt, mask))
+        queries = self.cross_attn.project(x + positions, 0, 0).to(keys.dtype)
+        x = layer_norm(self.norm1, x + self.cross_attn.attend(queries, keys, values, bias))
+        return layer_norm(self.norm3, x + linear(self.linear2, linear(self.linear1, x).relu_()))
+
+
+class Decoder(nn.Module):
+    """Learned queries, refined box by box through the layers, and a presence token.
+
+    Attention to the image is biased by where each cell lies relative to the query's box
+    (the "log" form of box-relative position bias).
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        heads: int = 8,
+        hidden: int = 2048,
+        depth: int = 6,
+        queries: int = 200,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.bbox_embed = Mlp(width, width, width, 4)
+        self.query_embed = nn.Embedding(queries, width)
+        self.reference_points = nn.Embedding(queries, 4)
+        self.boxRPB_embed_x = Mlp(2, width, heads)
+        self.boxRPB_embed_y = Mlp(2, width, heads)
+        self.presence_token = nn.Embedding(1, width)
+        self.presence_token_head = Mlp(width, width, width, 1)
+        self.presence_token_out_norm = nn.LayerNorm(width)
+        self.ref_point_head = Mlp(2 * width, width, width)
+        self.memory_dtype = torch.float32
+        """Of image keys and values, and so of the attention to them."""
+
+    def place(self, positions: Tensor) -> Tensor:
+        """What positions (N, C) add to the image keys of all layers, (N, depth * C)."""
+        return F.linear(positions.to(self.memory_dtype), *self._memory(1, bias=False))
+
+    def _memory(self, part: int, bias: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the keys (1) or values (2) of all layers, stacked."""
+        attns = [layer.cross_attn for layer in self.layers]
+        rows = slice(part * attns[0].width, (part + 1) * attns[0].width)
+        weight = torch.cat([a.in_proj_weight[rows] for a in attns]).to(self.memory_dtype)
+        if not bias:
+            return weight, None
+        return weight, torch.cat([a.in_proj_bias[rows] for a in attns]).to(self.memory_dtype)
+
+    def box_bias(self, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, Q, 4) boxes -> (B, heads, 1 + Q, N) logits; the presence token has none."""
+        corners = cxcywh_to_xyxy(boxes)
+
+        def axis(mlp: Mlp, cells: int, edges: Tensor) -> Tensor:  # -> (B, heads, 1 + Q, cells)
+            at = torch.arange(cells, device=boxes.device, dtype=torch.float32) / cells
+            delta = 8 * (at[:, None] - edges[:, :, None, :])
+            delta = delta.sign() * torch.log2(delta.abs() + 1) / math.log2(8)
+            bias = mlp(delta).permute(0, 3, 1, 2).to(self.memory_dtype)
+            return F.pad(bias, (0, 0, 1, 0))
+
+        y = axis(self.boxRPB_embed_y, grid[0], corners[..., 1::2])
+        x = axis(self.boxRPB_embed_x, grid[1], corners[..., 0::2])
+        return (y[..., :, None] + x[..., None, :]).flatten(-2)
+
+    def forward(
+        self,
+        memory: Tensor,
+        placed: Tensor,
+        grid: tuple[int, int],
+        prompt: Tensor,
+        mask: Tensor,
+    ) -> list[Decoded]:
+        """Args:
+            memory: (B, N, C) from the fusion encoder. placed: from ``place``.
+            prompt: (B, L, C). mask: (B, L), True where valid.
+
+        Returns: one ``Decoded`` a layer, the last is the result.
+        """
+        batch, depth = memory.shape[0], len(self.layers)
+        memory = memory.to(self.memory_dtype)
+        keys = (F.linear(memory, *self._memory(1)) + placed).chunk(depth, -1)
+        values = F.linear(memory, *self._memory(2)).chunk(depth, -1)
+        mask = mask[:, None, None, :]
+        x = torch.cat([self.presence_token.weight, self.query_embed.weight])
+        x = x.float().expand(batch, -1, -1)
+        boxes = self.reference_points.weight.float().sigmoid().expand(batch, -1, -1)
+        out = []
+        for layer, k, v in zip(self.layers, keys, values, strict=True):
+            positions = self.ref_point_head(encode_boxes(boxes, self.norm.normalized_shape[0]))
+            positions = F.pad(positions, (0, 0, 1, 0))  # none for the presence token
+            x = layer(x, positions, prompt, mask, k, v, self.box_bias(boxes, grid))
+            queries = layer_norm(self.norm, x[:, 1:])
+            refined = (self.bbox_embed(queries) + inverse_sigmoid(boxes)).sigmoid()
+            presence = self.presence_token_head(layer_norm(self.presence_token_out_norm, x[:, 0]))
+            out.append(Decoded(queries, refined, presence[:, 0]))
+            boxes = refined.detach()
+        return out
+
+
+class DotProductScoring(nn.Module):
+    """How well each query fits the prompt: (B, Q) logits, kept within +-12."""
+
+    def __init__(self, width: int = 256, hidden: int = 2048, limit: float = 12.0) -> None:
+        super().__init__()
+        self.prompt_mlp = Mlp(width, hidden, width, residual=True, norm=True)
+        self.prompt_proj = nn.Linear(width, width)
+        self.hs_proj = nn.Linear(width, width)
+        self.limit = limit
+
+    def forward(self, queries: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
+        weight = mask[..., None].float()
+        pooled = (self.prompt_mlp(prompt) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        target = linear(self.prompt_proj, pooled)
+        logits = (linear(self.hs_proj, queries) @ target[..., None]).squeeze(-1)
+        return (logits.float() / math.sqrt(queries.shape[-1])).clamp(-self.limit, self.limit)

@@ -1,0 +1,269 @@
+"""EfficientSAM3 as a whole: how the parts read an image, a prompt, and answer.
+
+``Detector`` is the mathematics as it is learned; ``FoldedDetector`` is made from one for
+inference and answers the same with less arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .decoder import Decoded
+from .geometry import Exemplars
+from .interactive import InteractiveFeatures
+from .layers import cast
+from .masks import FoldedMaskHead
+from .neck import FoldedLevel
+from .positions import encode_grid
+from .student import StudentTrunk
+
+
+class MissingPartError(RuntimeError):
+    """A part that the question needs is not in this model."""
+
+
+@dataclass
+class ImageFeatures:
+    """What is known of B images before anything is asked of them.
+
+    map: (B, C, h, w) of the image encoder. tokens: (B, N, 256) of the coarsest pyramid
+    level. seen: tokens after the fusion encoder's first self-attention. geometry: keys and
+    values of the geometry encoder. grid: rows and columns of the N tokens.
+    The rest is made when first asked for.
+    """
+
+    map: Tensor
+    tokens: Tensor
+    seen: Tensor
+    geometry: list[tuple[Tensor, Tensor]]
+    grid: tuple[int, int]
+    bare_prompt: Tensor | None = None
+    mask_features: list[Tensor] | None = field(default=None, repr=False)
+    interactive: InteractiveFeatures | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Detections of B prompts.
+
+    logits: (B, Q). presence: (B,) logits. boxes: (B, Q, 4) cxcywh in [0, 1].
+    queries: (B, Q, C). memory: (B, N, C) fused tokens. prompt, mask: (B, L, C), (B, L).
+    layers: what each decoder layer said, for training.
+    """
+
+    logits: Tensor
+    presence: Tensor
+    boxes: Tensor
+    queries: Tensor
+    memory: Tensor
+    prompt: Tensor
+    mask: Tensor
+    layers: list[Decoded]
+
+
+class Detector(nn.Module):
+    """Image encoder, text encoder, pyramid and heads.
+
+    Args:
+        parts: modules by name: ``trunk``, ``neck``, ``text``, ``fusion``, ``decoder``,
+            ``scoring``; and where the weights have them ``geometry``, ``masks``,
+            ``interactive``, ``interactive_neck``, ``propagation_neck``, ``memory``.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def part(self, name: str) -> nn.Module:
+        """The part of that name, or ``MissingPartError``."""
+        part = self._modules.get(name)
+        if part is None:
+            raise MissingPartError(name)
+        return part
+
+    # What an image is asked once -------------------------------------------------------
+
+    def read_image(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, R, R) normalised pixels -> features."""
+        encoded = self.part("trunk")(pixels)
+        level = self._coarse_level(encoded)
+        grid = (level.shape[-2], level.shape[-1])
+        tokens = level.flatten(2).transpose(1, 2).float()
+        seen = self.part("fusion").read_image(tokens, self._placed(grid)[0], grid)
+        positions = self._positions(grid)
+        geometry = []
+        if "geometry" in self._modules:
+            geometry = self.part("geometry").read_image(tokens, positions)
+        return ImageFeatures(encoded, tokens, seen, geometry, grid)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        weight = self.part("decoder").query_embed.weight
+        return encode_grid(*grid, weight.shape[1], weight.device)
+
+    def _placed(self, grid: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+        positions = self._positions(grid)
+        return self.part("fusion").place(positions), self.part("decoder").place(positions)
+
+    def _coarse_level(self, encoded: Tensor) -> Tensor:
+        return self.part("neck")(encoded, (2,))[0]
+
+    def _mask_features(self, encoded: Tensor) -> list[Tensor]:
+        return self.part("neck")(encoded, (1, 0))
+
+    def _interactive_features(self, encoded: Tensor) -> InteractiveFeatures:
+        head = self.part("interactive")
+        return head.read_image(*self.part("interactive_neck")(encoded))
+
+    # What each prompt asks -------------------------------------------------------------
+
+    def read_text(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) tokens -> (B, L, C) features and (B, L) mask, True where there is a word."""
+        return self.part("text")(tokens), tokens != 0
+
+    def read_prompt(
+        self,
+        image: ImageFeatures,
+        text: tuple[Tensor, Tensor],
+        exemplars: Exemplars | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Text and exemplars -> prompt tokens (B, L, C) and mask (B, L)."""
+        geometry = self.part("geometry")
+        words, valid = text
+        batch = words.shape[0]
+        if exemplars is None:
+            if image.bare_prompt is None:
+                image.bare_prompt = geometry(image.tokens, image.grid, image.geometry)[0]
+            shown = image.bare_prompt.expand(batch, -1, -1)
+            keep = valid.new_ones(batch, 1)
+        else:
+            shown, keep = geometry(image.tokens, image.grid, image.geometry, exemplars)
+        return torch.cat([words, shown], 1), torch.cat([valid, keep], 1)
+
+    def answer(self, image: ImageFeatures, prompt: Tensor, mask: Tensor) -> Answer:
+        """Args:
+            image: features of one image, shared by B prompts, or of B images.
+            prompt: (B, L, C). mask: (B, L), True where valid.
+        """
+        fusion_places, decoder_places = self._placed(image.grid)
+        memory = self.part("fusion")(image.seen, fusion_places, image.grid, prompt, mask)
+        layers = self.part("decoder")(memory, decoder_places, image.grid, prompt, mask)
+        queries, boxes, presence = layers[-1]
+        logits = self.part("scoring")(queries, prompt, mask)
+        return Answer(
+            logits, presence.float(), boxes.float(), queries, memory, prompt, mask, layers
+        )
+
+    def masks_of(self, image: ImageFeatures, answer: Answer, row: int, queries: Tensor) -> Tensor:
+        """Masks of some queries (K,) of one prompt: (K, 4 * rows, 4 * columns) logits.
+
+        Args:
+            row: which of the answer's prompts (and of the image's, if it holds as many).
+        """
+        head = self.part("masks")
+        if image.mask_features is None:
+            image.mask_features = self._mask_features(image.map)
+        one = slice(row, row + 1)
+        features = [f[one] if f.shape[0] > 1 else f for f in image.mask_features]
+        chosen = answer.queries[row, queries][None]
+        args = answer.memory[one], image.grid, answer.prompt[one], answer.mask[one]
+        return self._read_masks(head, args, chosen, features)[0]
+
+    def _read_masks(
+        self, head: nn.Module, args: tuple, queries: Tensor, features: list[Tensor]
+    ) -> Tensor:
+        return head(*args, queries, features)
+
+    def interactive_features(self, image: ImageFeatures) -> InteractiveFeatures:
+        """Features of the interactive head, made once an image."""
+        if image.interactive is None:
+            image.interactive = self._interactive_features(image.map)
+        return image.interactive
+
+
+class FoldedDetector(Detector):
+    """A ``Detector`` for inference, made by ``fold``.
+
+    Batch norms are in the convolutions, pyramid and mask head are folded, what positions add
+    is computed once.
+    """
+
+    def __init__(self, learned: Detector, dtype: torch.dtype, *, pooled: bool) -> None:
+        # Modules are copied, tensors are not: what is not folded or cast is shared.
+        tensors = [*learned.parameters(), *learned.buffers()]
+        parts: dict[str, nn.Module] = copy.deepcopy(
+            dict(learned.named_children()), {id(t): t for t in tensors}
+        )
+        neck = parts.pop("neck")
+        super().__init__(parts)
+        self.dtype = dtype
+        self.eval()
+        if isinstance(self.trunk, StudentTrunk):
+            self.trunk.fold_norms()
+        self.coarse = FoldedLevel(neck.levels[2], neck.grid, dtype)
+        if "masks" in parts:
+            self.masks = FoldedMaskHead(self.masks, neck, dtype)
+        if "interactive" in parts and "interactive_neck" in parts:
+            self._fold_interactive(dtype)
+        self.fusion.pooled = pooled
+        self._cast(dtype)
+        self._places: dict[tuple, tuple[list[Tensor], Tensor]] = {}
+        self.requires_grad_(False)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        """Only what costs: the rest, and all that gives coordinates, stays float32."""
+        if isinstance(self.trunk, StudentTrunk):
+            self.trunk.cast(dtype)
+        else:
+            cast(self.trunk, dtype)
+        cast(self.fusion, dtype)
+        self.decoder.memory_dtype = dtype
+
+    def _fold_interactive(self, dtype: torch.dtype) -> None:
+        neck, masks = self.interactive_neck, self.interactive.masks
+        after = [masks.conv_s0, masks.conv_s1, None]
+        self.interactive_neck = nn.ModuleList(
+            FoldedLevel(neck.levels[i], neck.grid, dtype, after[i]) for i in range(3)
+        )
+        del masks.conv_s0, masks.conv_s1
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # nn.Module's own
+        self._places = {}  # another device
+        return super()._apply(fn, recurse)
+
+    def _placed(self, grid: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+        if grid not in self._places:
+            self._places[grid] = super()._placed(grid)
+        return self._places[grid]
+
+    def _coarse_level(self, encoded: Tensor) -> Tensor:
+        return self.coarse(encoded)
+
+    def _mask_features(self, encoded: Tensor) -> list[Tensor]:
+        return self.masks.read_image(encoded)
+
+    def _read_masks(
+        self, head: nn.Module, args: tuple, queries: Tensor, features: list[Tensor]
+    ) -> Tensor:
+        return head.read_masks(queries, head.read_pixels(*args, features))
+
+    def _interactive_features(self, encoded: Tensor) -> InteractiveFeatures:
+        head, neck = self.part("interactive"), self.part("interactive_neck")
+        fine, middle, coarse = (level(encoded).float() for level in neck)
+        return InteractiveFeatures(coarse + head.no_memory.view(1, -1, 1, 1), middle, fine)
+
+
+@torch.no_grad()
+def fold(learned: Detector, dtype: torch.dtype = torch.float32, *, pooled: bool = False) -> FoldedDetector:
+    """Make the inference form of ``learned``, which stays as it is and shares what it can.
+
+    Args:
+        dtype: of linear maps and convolutions; sums, norms and coordinates stay float32.
+        pooled: pool keys and values of the fusion encoder's self-attention 2 x 2 (about
+            four times cheaper, approximate).
+    """
+    return FoldedDetector(learned, dtype, pooled=pooled)

@@ -1,0 +1,296 @@
+"""The interactive head (as in SAM 2): one object from points, a box or a mask."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import LayerNorm2d, Mlp, layer_norm, linear, merge_heads, split_heads
+
+NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
+"""Labels of points: a click away from the object or on it, the corners of a box, padding."""
+
+
+class InteractiveFeatures(NamedTuple):
+    """Image features of the interactive head.
+
+    coarse: (1, C, h, w); middle: (1, C / 4, 2h, 2w); fine: (1, C / 8, 4h, 4w).
+    """
+
+    coarse: Tensor
+    middle: Tensor
+    fine: Tensor
+
+
+class ObjectMasks(NamedTuple):
+    """Masks of B prompts.
+
+    logits: (B, M, 4h, 4w); quality: (B, M) predicted IoU; tokens: (B, M, C) mask tokens;
+    presence: (B,) logit that there is an object.
+    """
+
+    logits: Tensor
+    quality: Tensor
+    tokens: Tensor
+    presence: Tensor
+
+
+class PromptEncoder(nn.Module):
+    """Points and masks -> sparse and dense embeddings.
+
+    Args:
+        resolution: pixels a side of the encoder's input; a click means a pixel's centre.
+    """
+
+    def __init__(self, width: int, resolution: int, mask_width: int = 16) -> None:
+        super().__init__()
+        self.half_pixel = 0.5 / resolution
+        self.register_buffer("frequencies", torch.randn(2, width // 2))
+        self.frequencies: Tensor
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, width)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_width // 4, 2, 2),
+            LayerNorm2d(mask_width // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_width // 4, mask_width, 2, 2),
+            LayerNorm2d(mask_width),
+            nn.GELU(),
+            nn.Conv2d(mask_width, width, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, width)
+
+    def encode(self, xy: Tensor) -> Tensor:
+        """(..., 2) points in [0, 1] -> (..., C) random Fourier features."""
+        angle = 2 * math.pi * ((2 * xy.float() - 1) @ self.frequencies.float())
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+    def encode_grid(self, height: int, width: int) -> Tensor:
+        """Features of each cell's centre, (height * width, C)."""
+        device = self.frequencies.device
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1)
+        return self.encode(grid).flatten(0, 1)
+
+    def points(self, xy: Tensor, labels: Tensor) -> Tensor:
+        """(B, N, 2) in [0, 1] and (B, N) labels -> (B, N + 1, C), the last padding; or none."""
+        if not xy.shape[1]:
+            return self.no_mask_embed.weight.new_zeros(len(xy), 0, self.frequencies.shape[1] * 2)
+        xy = F.pad(xy.float() + self.half_pixel, (0, 0, 0, 1))
+        labels = F.pad(labels, (0, 1), value=NOT_A_POINT)
+        out = self.encode(xy) * (labels != NOT_A_POINT)[..., None]
+        kinds = torch.cat([*(e.weight for e in self.point_embeddings), self.not_a_point_embed.weight])
+        return out + kinds[labels]  # -1 is the last row
+
+    def masks(self, logits: Tensor | None, batch: int) -> Tensor:
+        """(B, 1, 4h, 4w) mask logits, or none -> (B, C, h, w) or (B, C, 1, 1)."""
+        if logits is None:
+            return self.no_mask_embed.weight[:, :, None, None].expand(batch, -1, 1, 1)
+        return self.mask_downscaling(logits)
+
+
+class PairAttention(nn.Module):
+    """Attention with separate projections, at ``width / shrink`` channels inside."""
+
+    def __init__(self, width: int, heads: int, shrink: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = width // shrink
+        self.q_proj = nn.Linear(width, inner)
+        self.k_proj = nn.Linear(width, inner)
+        self.v_proj = nn.Linear(width, inner)
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = split_heads(linear(self.q_proj, q), self.heads)
+        k = split_heads(linear(self.k_proj, k), self.heads)
+        v = split_heads(linear(self.v_proj, v), self.heads)
+        return linear(self.out_proj, merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
+class TwoWayLayer(nn.Module):
+    """Tokens attend to themselves and the image; the image attends to the tokens."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = PairAttention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attn_token_to_image = PairAttention(width, heads, 2)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.norm3 = nn.LayerNorm(width)
+        self.norm4 = nn.LayerNorm(width)
+        self.cross_attn_image_to_token = PairAttention(width, heads, 2)
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_positions: Tensor, image_positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.first:  # the tokens are their own positions still
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            placed = tokens + token_positions
+            tokens = tokens + self.self_attn(placed, placed, tokens)
+        tokens = layer_norm(self.norm1, tokens)
+        seen = self.cross_attn_token_to_image(
+            tokens + token_positions, image + image_positions, image
+        )
+        tokens = layer_norm(self.norm2, tokens + seen)
+        fed = linear(self.fc2, linear(self.fc1, tokens).relu_())
+        tokens = layer_norm(self.norm3, tokens + fed)
+        told = self.cross_attn_image_to_token(
+            image + image_positions, tokens + token_positions, tokens
+        )
+        return tokens, layer_norm(self.norm4, image + told)
+
+
+class TwoWayTransformer(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayLayer(width, heads, hidden, first=i == 0) for i in range(depth)
+        )
+        self.final_attn_token_to_image = PairAttention(width, heads, 2)
+        self.norm_final_attn = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C) tokens, (B, N, C) image, (N, C) positions -> both, updated."""
+        prompt = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, prompt, positions)
+        seen = self.final_attn_token_to_image(tokens + prompt, image + positions, image)
+        return layer_norm(self.norm_final_attn, tokens + seen), image
+
+
+class MaskDecoder(nn.Module):
+    """Prompt embeddings and image features -> one mask, or three for an ambiguous prompt.
+
+    Args:
+        stability_delta, stability_threshold: a single mask whose area changes by more when
+            the threshold moves by the delta is replaced by the best of the three.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        heads: int = 8,
+        hidden: int = 2048,
+        depth: int = 2,
+        stability_delta: float = 0.05,
+        stability_threshold: float = 0.98,
+    ) -> None:
+        super().__init__()
+        self.stability_delta, self.stability_threshold = stability_delta, stability_threshold
+        self.transformer = TwoWayTransformer(width, heads, hidden, depth)
+        self.obj_score_token = nn.Embedding(1, width)
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(4, width)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 4, 2, 2),
+            LayerNorm2d(width // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 4, width // 8, 2, 2),
+            nn.GELU(),
+        )
+        self.conv_s0 = nn.Conv2d(width, width // 8, 1)
+        self.conv_s1 = nn.Conv2d(width, width // 4, 1)
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            Mlp(width, width, width, width // 8) for _ in range(4)
+        )
+        self.iou_prediction_head = Mlp(width, width, width, 4)
+        self.pred_obj_score_head = Mlp(width, width, width, 1)
+
+    def forward(
+        self,
+        features: InteractiveFeatures,
+        positions: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        *,
+        multimask: bool,
+    ) -> ObjectMasks:
+        """Args:
+            features: of one image. positions: (N, C) of its coarse cells.
+            sparse: (B, T, C). dense: (B, C, h, w) or (B, C, 1, 1).
+            multimask: three masks a prompt instead of one.
+        """
+        own = [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
+        tokens = torch.cat(own).float().expand(sparse.shape[0], -1, -1)
+        tokens = torch.cat([tokens, sparse.float()], 1)
+        image = features.coarse.float() + dense.float()
+        size = image.shape[-2:]
+        tokens, image = self.transformer(tokens, image.flatten(2).transpose(1, 2), positions)
+
+        up1, norm, act1, up2, act2 = self.output_upscaling
+        pixels = image.transpose(1, 2).unflatten(2, size).to(up1.weight.dtype)
+        pixels = act1(norm(up1(pixels) + features.middle)).to(up2.weight.dtype)
+        pixels = act2(up2(pixels) + features.fine).float()
+        mask_tokens = tokens[:, 2:6]
+        weights = torch.stack(
+            [mlp(t) for mlp, t in zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)],
+            1,
+        )
+        logits = torch.einsum("bmc,bchw->bmhw", weights.float(), pixels)
+        quality = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
+        presence = self.pred_obj_score_head(tokens[:, 0]).float()[:, 0]
+        if multimask:
+            return ObjectMasks(logits[:, 1:], quality[:, 1:], mask_tokens[:, 1:], presence)
+        logits, quality = self._single(logits, quality)
+        return ObjectMasks(logits, quality, mask_tokens[:, :1], presence)
+
+    def _single(self, logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """The single mask where it is stable (or in training), else the best of the three."""
+        if self.training:
+            return logits[:, :1], quality[:, :1]
+        flat = logits[:, 0].flatten(1)
+        inner = (flat > self.stability_delta).sum(1).float()
+        outer = (flat > -self.stability_delta).sum(1).float()
+        stable = torch.where(outer > 0, inner / outer, 1.0) >= self.stability_threshold
+        pick = torch.where(stable, 0, quality[:, 1:].argmax(1) + 1)
+        rows = torch.arange(len(pick), device=pick.device)
+        return logits[rows, pick][:, None], quality[rows, pick][:, None]
+
+
+class InteractiveHead(nn.Module):
+    """Prompt encoder, mask decoder, and what says "no memory" to features trained for video."""
+
+    def __init__(
+        self, width: int = 256, heads: int = 8, hidden: int = 2048, resolution: int = 1008
+    ) -> None:
+        super().__init__()
+        self.prompts = PromptEncoder(width, resolution)
+        self.masks = MaskDecoder(width, heads, hidden)
+        self.no_memory = nn.Parameter(torch.zeros(1, 1, width))
+
+    def read_image(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> InteractiveFeatures:
+        """Pyramid levels (1, C, ., .), finest first -> features; the plain mathematics."""
+        return InteractiveFeatures(
+            coarse + self.no_memory.view(1, -1, 1, 1),
+            self.masks.conv_s1(middle),
+            self.masks.conv_s0(fine),
+        )
+
+    def forward(
+        self,
+        features: InteractiveFeatures,
+        xy: Tensor,
+        labels: Tensor,
+        mask_logits: Tensor | None = None,
+        *,
+        multimask: bool = False,
+    ) -> ObjectMasks:
+        """Args:
+            features: from ``read_image``, of one image.
+            xy: (B, N, 2) in [0, 1]; labels: (B, N), see ``POSITIVE`` and its neighbours.
+            mask_logits: (B, 1, 4h, 4w) of an earlier answer.
+        """
+        sparse = self.prompts.points(xy, labels)
+        dense = self.prompts.masks(mask_logits, len(sparse))
+        positions = self.prompts.encode_grid(*features.coarse.shape[-2:])
+        return self.masks(features, positions, sparse, dense, multimask=multimask)

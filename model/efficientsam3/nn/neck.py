@@ -1,0 +1,204 @@
+"""The feature pyramid between image encoder and heads (a simple FPN as in ViTDet).
+
+``Neck`` is the mathematics as it is learned. ``FoldedNeck`` gives the same levels with
+about half of the arithmetic:
+
+* a student's map has 32 x 32 cells, enlarged to 72 x 72 before the neck. An operator that
+  only mixes channels commutes with bilinear enlarging, so it runs on the small map;
+* a transposed convolution that does not overlap, and the 1 x 1 convolution after it, are
+  one linear map a cell;
+* a 3 x 3 convolution after such a map is a 2 x 2 convolution at half the resolution with
+  four times the outputs, one group for each cell of the 2 x 2 block.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def enlarge(x: Tensor, size: int) -> Tensor:
+    """Bilinear (B, C, h, w) -> (B, C, size, size); nothing to do for a map of that size."""
+    if x.shape[-1] == size and x.shape[-2] == size:
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+class Level(nn.Module):
+    """One level: enlarge 4, 2 or 1 times (or shrink by 2), then 1 x 1 and 3 x 3 convolutions."""
+
+    def __init__(self, scale: float, width: int, out: int) -> None:
+        super().__init__()
+        self.scale = scale
+        ups = {4: 2, 2: 1}.get(int(scale), 0) if scale >= 1 else 0
+        widths = [width // 2**i for i in range(ups + 1)]
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.mix = nn.Conv2d(widths[-1], out, 1)
+        self.smooth = nn.Conv2d(out, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.mix.weight.dtype)
+        if self.scale < 1:
+            x = F.max_pool2d(x, 2)
+        for i, up in enumerate(self.up):
+            x = up(F.gelu(x) if i else x)
+        return self.smooth(self.mix(x))
+
+
+class Neck(nn.Module):
+    """(B, C, h, w) map -> the levels asked for, finest first.
+
+    Args:
+        scales: of every level that a checkpoint has, e.g. (4, 2, 1, 0.5).
+        grid: cells a side of the level of scale 1.
+    """
+
+    def __init__(
+        self, scales: tuple[float, ...], grid: int, width: int = 1024, out: int = 256
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.levels = nn.ModuleList(Level(s, width, out) for s in scales)
+
+    def forward(self, x: Tensor, levels: tuple[int, ...] = (0, 1, 2)) -> list[Tensor]:
+        x = enlarge(x, self.grid)
+        return [self.levels[i](x) for i in levels]
+
+
+def after_nearest(weight: Tensor) -> Tensor:
+    """A 3 x 3 kernel after nearest-neighbour doubling -> the 2 x 2 kernel at low resolution.
+
+    Args:
+        weight: (O, I, 3, 3).
+    Returns:
+        (4 * O, I, 2, 2); output group 2 * a + b is row a, column b of each 2 x 2 block.
+    """
+    # Row a of a block sees coarse rows (i - 1, i) if a is 0, (i, i + 1) if it is 1.
+    top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], 2)
+    bottom = torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], 2)
+    groups = []
+    for rows in (top, bottom):
+        w = rows  # (O, I, 2, 3)
+        groups.append(torch.stack([w[..., 0], w[..., 1] + w[..., 2]], -1))
+        groups.append(torch.stack([w[..., 0] + w[..., 1], w[..., 2]], -1))
+    return torch.cat(groups)
+
+
+def after_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
+    """A 3 x 3 kernel after a linear map to 2 x 2 blocks -> one 2 x 2 kernel at low resolution.
+
+    Args:
+        weight: (O, M, 3, 3).
+        blocks: (2, 2, M, I), the map of a cell to each cell of its block.
+    Returns:
+        (4 * O, I, 2, 2), grouped as in ``after_nearest``.
+    """
+    o, i = weight.shape[0], blocks.shape[-1]
+    out = weight.new_zeros(2, 2, o, i, 2, 2)
+    for a in range(2):
+        for b in range(2):
+            for dy in range(3):
+                for dx in range(3):
+                    # Fine row 2i + a + dy - 1 is row sy of coarse row i + cy + a - 1.
+                    fy, fx = a + dy + 1, b + dx + 1
+                    cy, sy, cx, sx = fy // 2 - a, fy % 2, fx // 2 - b, fx % 2
+                    out[a, b, :, :, cy, cx] += weight[:, :, dy, dx] @ blocks[sy, sx]
+    return out.flatten(0, 2)
+
+
+def interleave(groups: Tensor, base: Tensor | None = None) -> Tensor:
+    """Outputs of a grouped 2 x 2 convolution with padding 1 -> the map at double resolution.
+
+    Args:
+        groups: (B, 4 * O, h + 1, w + 1), channels last.
+        base: (1 or B, O, 2h, 2w), added.
+    Returns:
+        (B, O, 2h, 2w), channels last.
+    """
+    b, o4, h1, w1 = groups.shape
+    o, h, w = o4 // 4, h1 - 1, w1 - 1
+    out = groups.new_empty((b, 2 * h, 2 * w, o)).permute(0, 3, 1, 2)
+    for group in range(4):
+        y, x = divmod(group, 2)
+        part = groups[:, group * o : (group + 1) * o, y : y + h, x : x + w]
+        if base is None:
+            out[:, :, y::2, x::2] = part
+        else:
+            torch.add(part, base[:, :, y::2, x::2], out=out[:, :, y::2, x::2])
+    return out
+
+
+class FoldedLevel(nn.Module):
+    """A ``Level`` for inference, with an optional linear convolution after it folded in.
+
+    Args:
+        level: of scale 4, 2 or 1.
+        after: a 1 x 1 convolution that is all that reads the level.
+        grid: as in ``Neck``.
+    """
+
+    def __init__(
+        self, level: Level, grid: int, dtype: torch.dtype, after: nn.Conv2d | None = None
+    ) -> None:
+        super().__init__()
+        self.grid, self.scale = grid, int(level.scale)
+        smooth, bias = level.smooth.weight.float(), level.smooth.bias.float()
+        if after is not None:
+            top = after.weight.float().flatten(1)
+            smooth = torch.einsum("om,mixy->oixy", top, smooth)
+            bias = top @ bias + after.bias.float()
+        mix, mix_bias = level.mix.weight.float().flatten(1), level.mix.bias.float()
+
+        def blocks(up: nn.ConvTranspose2d) -> Tensor:  # (I, M, 2, 2) -> (2, 2, M, I)
+            return up.weight.float().permute(2, 3, 1, 0)
+
+        first, first_bias = mix[None, None], mix_bias  # (s, s, O, I): what runs on the small map
+        if self.scale == 2:
+            first_bias = mix @ level.up[0].bias.float() + mix_bias
+            first = mix @ blocks(level.up[0])
+        elif self.scale == 4:
+            first, first_bias = blocks(level.up[0]), level.up[0].bias.float()
+            inner = mix @ blocks(level.up[1])
+            inner_bias = mix @ level.up[1].bias.float() + mix_bias
+            # Zero padding is outside the inner map, bias included: the border differs.
+            probe = inner_bias.view(1, -1, 1, 1).expand(1, -1, 4, 4)
+            border = F.conv2d(probe, smooth, padding=1)
+            self._keep("border", border - border[:, :, 1:2, 1:2], dtype)
+            bias = bias + border[0, :, 1, 1]
+            smooth = after_blocks(smooth, inner)
+            bias = bias.repeat(4)
+        s = first.shape[0]
+        # The small map costs nothing in float32.
+        self._keep("first", first.flatten(0, 2)[..., None, None], torch.float32)
+        self._keep("first_bias", first_bias.repeat(s * s), torch.float32)
+        self._keep("smooth", smooth, dtype)
+        self._keep("bias", bias, dtype)
+
+    def _keep(self, name: str, value: Tensor, dtype: torch.dtype) -> None:
+        form = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+        value = value.detach().to(dtype).contiguous(memory_format=form)
+        self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x.to(self.first.dtype), self.first, self.first_bias)
+        x = enlarge(x.contiguous(memory_format=torch.channels_last), self.grid)
+        x = F.gelu(x) if self.scale == 4 else x
+        x = x.to(self.smooth.dtype)
+        if self.scale == 1:
+            return F.conv2d(x, self.smooth, self.bias, padding=1)
+        b, c, h, w = x.shape
+        x = x.permute(0, 2, 3, 1).view(b, h, w, 2, 2, c // 4)
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
+        if self.scale == 2:
+            return F.conv2d(x, self.smooth, self.bias, padding=1)
+        out = interleave(F.conv2d(x, self.smooth, self.bias, padding=1))
+        for edge, i in ((0, 0), (-1, 3)):
+            out[:, :, edge, :] += self.border[:, :, i, 1:2]
+            out[:, :, :, edge] += self.border[:, :, 1:2, i]
+            for other, j in ((0, 0), (-1, 3)):
+                corner = self.border[:, :, i, j]
+                out[:, :, edge, other] += corner - self.border[:, :, i, 1] - self.border[:, :, 1, j]
+        return out

@@ -1,0 +1,64 @@
+"""Sine and rotary position encodings; all float32, all derived, none learned."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TEMPERATURE = 10000.0
+
+
+def _waves(position: Tensor, width: int) -> Tensor:
+    """(...,) positions in radians -> (..., width): sine and cosine, interleaved."""
+    index = torch.arange(width, dtype=torch.float32, device=position.device)
+    scale = TEMPERATURE ** (2 * (index // 2) / width)
+    angle = position[..., None] / scale
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), -1).flatten(-2)
+
+
+def encode_points(xy: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(..., 2) points in [0, 1] -> encodings of x and of y, each (..., width / 2)."""
+    x, y = (2 * math.pi * xy).unbind(-1)
+    return _waves(x, width // 2), _waves(y, width // 2)
+
+
+def encode_boxes(boxes: Tensor, width: int) -> Tensor:
+    """(..., 4) cxcywh in [0, 1] -> (..., 2 * width): encodings of cy, cx, w, h."""
+    cx, cy, w, h = (2 * math.pi * boxes).unbind(-1)
+    return torch.cat([_waves(v, width // 2) for v in (cy, cx, w, h)], -1)
+
+
+def encode_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Encoding of each cell of a grid, (height * width, channels): y first, then x."""
+
+    def axis(n: int) -> Tensor:
+        steps = torch.arange(1, n + 1, dtype=torch.float32, device=device)
+        return _waves(steps / (n + 1e-6) * 2 * math.pi, channels // 2)
+
+    y = axis(height)[:, None].expand(-1, width, -1)
+    x = axis(width)[None].expand(height, -1, -1)
+    return torch.cat((y, x), -1).flatten(0, 1)
+
+
+def rotary_grid(height: int, width: int, channels: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables (height * width, channels / 2) of the axial rotary encoding.
+
+    The first half of the pairs turns with x, the second with y.
+
+    Args:
+        scale: multiplies cell indices (trained grid / used grid).
+    """
+    frequency = 1.0 / TEMPERATURE ** (torch.arange(0, channels, 4).float() / channels)
+    index = torch.arange(height * width, dtype=torch.float32)
+    x = (index % width) * scale
+    y = torch.div(index, width, rounding_mode="floor") * scale
+    angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn neighbouring pairs of (..., N, D) by the angles of the (N, D / 2) tables."""
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)

@@ -1,0 +1,416 @@
+"""The table: model name -> encoders, release, and where its weights are.
+
+A model is an image encoder (``vision``), a text encoder (``text``) and the rest of SAM3, which
+is the same in all of them. Names are ``<family>-<encoder>-<size>[-<text>][-<release>]``; the bare
+name of an encoder means its best released weights, and other releases have a suffix:
+
+- ``-sam3text``: Stage 1, the image encoder alone is small; text is read by SAM3's own encoder.
+- ``-sam3text-geo``: the same, fine-tuned with boxes and points.
+- ``-mobileclip-s1``: Stage 1, image and text encoder are small.
+- ``-mobileclip-s1-ft``: the same, text encoder fine-tuned on SA-Co.
+- ``-3.1``: made from SAM3.1, with a MobileCLIP-S0 text encoder where nothing else is said.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import EfficientSam3Error
+
+ABILITIES = ("concepts", "exemplars", "masks", "interactive", "video")
+"""What a file can answer: text prompts, example boxes and points, masks beside boxes, one object
+by clicks, tracking."""
+
+STAGES = {
+    "original": "Meta's own weights",
+    "stage-1": "small encoders, distilled; everything else is unchanged from SAM3",
+    "stage-1-geometry": "stage 1, then the image encoder fine-tuned with boxes and points",
+    "stage-1-text": "stage 1, then the text encoder fine-tuned on SA-Co phrases",
+    "stage-3": "image encoder and feature pyramid fine-tuned end to end on SA-1B and SACap",
+}
+
+# Millions of parameters, counted on upstream's modules. A trunk includes the projection to 1024
+# channels, a text encoder the projection to 256; position tables differ by 0.05 at most.
+VISION_PARAMS = {
+    "efficientvit-b0": 10.254,
+    "efficientvit-b1": 14.346,
+    "efficientvit-b2": 24.810,
+    "repvit-m0.9": 14.551,
+    "repvit-m1.1": 17.739,
+    "repvit-m2.3": 32.500,
+    "tinyvit-5m": 14.839,
+    "tinyvit-11m": 20.446,
+    "tinyvit-21m": 30.650,
+    "sam3": 446.238,
+}
+TEXT_PARAMS = {
+    "mobileclip-s0": 42.541,
+    "mobileclip-s1": 63.528,
+    "mobileclip2-l": 123.800,
+    "sam3": 353.725,
+}
+REST_PARAMS = {"3.0": 60.093, "3.1": 73.223}
+"""By release: pyramids, fusion, decoder, masks, interactive head, tracker."""
+
+
+class UnknownModelError(EfficientSam3Error, ValueError):
+    """A model name that is not in the table."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image becomes before the encoder sees it.
+
+    Args:
+        resolution: pixels a side; the image is squashed to a square, its aspect is not kept.
+        mean, std: of the normalisation, on values in [0, 1], the same for each channel.
+    """
+
+    resolution: int = 1008
+    mean: float = 0.5
+    std: float = 0.5
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A released file.
+
+    Args:
+        repo: repository on the Hugging Face hub. path: of the file in it.
+        licence: what its owners ask; see NOTICE.
+        revision: branch, tag or commit of the repository.
+        gated: whether the hub gives it only to accounts that its owner let in.
+        how_to_get_access: for a gated file, what to do, as a sentence.
+    """
+
+    repo: str
+    path: str
+    licence: str
+    revision: str = "main"
+    gated: bool = False
+    how_to_get_access: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table.
+
+    Args:
+        name: as in ``load(name)``. aliases: upstream's labels for the same file, and the full
+            names of rows that have a bare one.
+        vision, text: encoders; keys of ``VISION_PARAMS`` and ``TEXT_PARAMS``.
+        context: tokens of a phrase, start and end included: 16, 32 or 77.
+        release: of SAM3, "3.0" or "3.1". The architecture of the image model is the same; keys,
+            pyramids and tracker differ.
+        stage: how the weights were made; a key of ``STAGES``.
+        weights: where they are.
+        abilities: what the file is expected to answer, of ``ABILITIES``. What a loaded model can
+            do is read from the file itself.
+        uncertain: those of ``abilities`` that are not confirmed by a list of the file's keys.
+        coco_miou: upstream's COCO val2017 mIoU in percent, prompted with ground-truth boxes, by
+            the interactive head.
+        gold_cgf1: upstream's average cgF1 on SA-Co/Gold, text prompts.
+        notes: what else to know before choosing it.
+    """
+
+    name: str
+    vision: str
+    text: str
+    context: int
+    release: str
+    stage: str
+    weights: Weights
+    abilities: frozenset[str] = frozenset(ABILITIES)
+    uncertain: tuple[str, ...] = ()
+    coco_miou: float | None = None
+    gold_cgf1: float | None = None
+    aliases: tuple[str, ...] = ()
+    notes: str = ""
+    preprocessing: Preprocessing = Preprocessing()
+
+    @property
+    def params_millions(self) -> float:
+        """Parameters of the whole model, tracker included."""
+        parts = VISION_PARAMS[self.vision], TEXT_PARAMS[self.text], REST_PARAMS[self.release]
+        return round(sum(parts), 1)
+
+
+def list_models() -> list[str]:
+    """Names of all models; the numbers in them count as numbers, so 5m comes before 11m."""
+    return sorted(VARIANTS, key=_natural)
+
+
+def find_variant(name: str) -> Variant:
+    """The row of a model.
+
+    Args:
+        name: of ``list_models()``, or one of upstream's labels, such as "TV-M"; capitals and
+            small letters are the same.
+
+    Raises:
+        UnknownModelError: there is none; the message has the nearest names.
+    """
+    known = _names()
+    found = known.get(name.strip().lower())
+    if found is None:
+        raise UnknownModelError(_unknown(name, known))
+    return VARIANTS[found]
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    asked = name.strip().lower()
+    within = sorted((n for n in known if asked and asked in n), key=len)
+    near = [*within, *difflib.get_close_matches(asked, known, n=6, cutoff=0.5)]
+    names = list(dict.fromkeys(known[n] for n in near))[:4]  # an alias stands for its row
+    hint = f"did you mean {' or '.join(names)}? " if names else ""
+    return f"unknown model {name!r}; {hint}list_models() has all {len(VARIANTS)} names"
+
+
+def _names() -> dict[str, str]:
+    """Lower-case name or alias -> name."""
+    return {alias.lower(): v.name for v in VARIANTS.values() for alias in (v.name, *v.aliases)}
+
+
+def _natural(name: str) -> list[tuple[float, str]]:
+    parts = re.findall(r"\d+(?:\.\d+)?|[^\d-]+", name)
+    return [(float(p), "") if p[0].isdigit() else (float("inf"), p) for p in parts]
+
+
+# The rows ------------------------------------------------------------------------------------
+
+# Apache-2.0 is what the repository says; most files keep parts of SAM 3 unchanged.
+_LICENCE = "Apache-2.0 and SAM License"
+
+
+def _file(path: str) -> Weights:
+    return Weights("Simon7108528/EfficientSAM3", path, _LICENCE)
+
+
+def _meta(repo: str, path: str) -> Weights:
+    page = f"https://huggingface.co/{repo}"
+    how = (
+        f"Ask Meta for access on {page}, make a token, run `hf auth login`, and load again; "
+        f"or pass checkpoint='<path of {path}>' if you have the file."
+    )
+    return Weights(repo, path, "SAM License", gated=True, how_to_get_access=how)
+
+
+class _Student(NamedTuple):
+    """An image encoder in upstream's words, with its COCO mIoU in stage 1 and from SAM3.1."""
+
+    family: str
+    size: str
+    label: str
+    miou: float
+    miou31: float
+
+
+_STUDENTS = {
+    "efficientvit-b0": _Student("efficientvit", "s", "EV-S", 61.62, 64.76),
+    "efficientvit-b1": _Student("efficientvit", "m", "EV-M", 64.82, 67.21),
+    "efficientvit-b2": _Student("efficientvit", "l", "EV-L", 66.30, 68.89),
+    "repvit-m0.9": _Student("repvit", "s", "RV-S", 64.80, 67.31),
+    "repvit-m1.1": _Student("repvit", "m", "RV-M", 65.28, 67.82),
+    "repvit-m2.3": _Student("repvit", "l", "RV-L", 65.53, 69.27),
+    "tinyvit-5m": _Student("tinyvit", "s", "TV-S", 65.51, 68.25),
+    "tinyvit-11m": _Student("tinyvit", "m", "TV-M", 65.45, 69.06),
+    "tinyvit-21m": _Student("tinyvit", "l", "TV-L", 66.29, 69.67),
+}
+
+# Upstream's label "ES-TV-M" is no alias: its pages use it for Stage 1 with SAM3's text encoder
+# and for Stage 3 with a MobileCLIP.
+
+# Fine-tuned full models: the only ones trained end to end. Their "model" entry has no geometry
+# encoder (which text prompts need too), second pyramid or tracker. By its size and upstream's
+# notes the file has them all the same, in an entry that begins with "preserved_base".
+_FULL = {
+    "efficientvit-b1": "efficientsam3_ft/efficientsam3_efficientvit.pt",
+    "repvit-m1.1": "efficientsam3_ft/efficientsam3_repvit.pt",
+    "tinyvit-11m": "efficientsam3_ft/efficientsam3_tinyvit.pt",
+}
+_FULL_NOTES = (
+    "No metric published. Scores are lower than SAM3's: try a lower threshold. If the geometry "
+    "encoder is not found in the file, pass base= with any full checkpoint of release 3.0."
+)
+
+_GEOMETRY = {  # path, COCO mIoU
+    "efficientvit-b1": ("stage1_all_converted/efficient_sam3_efficientvit_m_geo_ft.pt", 64.94),
+    "repvit-m1.1": ("stage1_all_converted/efficient_sam3_repvit_m_geo_ft.pt", 65.60),
+    "tinyvit-11m": ("stage1_all_converted/efficient_sam3_tinyvit_m_geo_ft.pt", 65.69),
+}
+
+_IMAGE_TEXT = {  # dashes, dots and underscores as upstream has them
+    "efficientvit-b0": "stage1_all_converted/efficient_sam3_efficientvit-b0_mobileclip_s1.pth",
+    "efficientvit-b1": "stage1_all_converted/efficient_sam3_efficientvit-b1_mobileclip_s1.pth",
+    "efficientvit-b2": "stage1_all_converted/efficient_sam3_efficientvit-b2_mobileclip_s1.pth",
+    "repvit-m0.9": "stage1_all_converted/efficient_sam3_repvit-m0_9_mobileclip_s1.pth",
+    "repvit-m1.1": "stage1_all_converted/efficient_sam3_repvit-m1_1_mobileclip_s1.pth",
+    "repvit-m2.3": "stage1_all_converted/efficient_sam3_repvit-m2_3_mobileclip_s1.pth",
+    "tinyvit-5m": "stage1_all_converted/efficient_sam3_tinyvit_5m_mobileclip_s1.pth",
+    "tinyvit-11m": "stage1_all_converted/efficient_sam3_tinyvit_11m_mobileclip_s1.pth",
+    "tinyvit-21m": "stage1_all_converted/efficient_sam3_tinyvit_21m_mobileclip_s1.pth",
+}
+_IMAGE_TEXT_TUNED = {
+    "efficientvit-b1": "stage1_all_converted/efficient_sam3_efficientvit_b1_mobileclip_s1_ft.pth",
+    "repvit-m1.1": "stage1_all_converted/efficient_sam3_repvit_m1.1_mobileclip_s1_ft.pth",
+    "tinyvit-11m": "stage1_all_converted/efficient_sam3_tiny_vit_11m_mobileclip_s1_ft.pth",
+}
+_IMAGE_TEXT_NOTES = (
+    "Text and image encoder were distilled apart: upstream says that text prompts got worse. "
+    "The download can be 2.4 GB, because SAM3's image encoder was left in the file."
+)
+
+# Upstream's name in a path of 3.0, in one of 3.1, and our text encoder.
+_LITETEXT = {
+    "s0": ("mobileclip_s0", "mobileclip_s0", "mobileclip-s0"),
+    "s1": ("mobileclip_s1", "mobileclip_s1", "mobileclip-s1"),
+    "l": ("mobileclip2_l", "mobileclip_l", "mobileclip2-l"),
+}
+_LITETEXT_CGF1 = {("s0", 16): 53.61, ("s1", 16): 53.80, ("l", 16): 53.95}
+_LITETEXT31_CGF1 = {
+    ("s0", 16): 54.26,
+    ("s1", 16): 54.27,
+    ("l", 16): 54.03,
+    ("s0", 32): 54.28,
+    ("s1", 32): 54.00,
+    ("l", 32): 54.17,
+}
+
+
+def _students() -> Iterator[Variant]:
+    for encoder, student in _STUDENTS.items():
+        family, size, label, miou, miou31 = student
+        name = f"efficientsam3-{encoder}"
+        if encoder in _FULL:
+            yield Variant(
+                name,
+                encoder,
+                "mobileclip-s0",
+                16,
+                "3.0",
+                "stage-3",
+                _file(_FULL[encoder]),
+                uncertain=("concepts", "exemplars", "interactive", "video"),
+                aliases=(f"{name}-mobileclip-s0-ft", label),
+                notes=_FULL_NOTES,
+            )
+        # Sizes S and L have no fine-tuned full model. Their bare name means the SAM3.1 students:
+        # complete files with the same small text encoder and context as the M sizes, the best
+        # published mIoU of each encoder, and a text encoder of the kind that keeps SAM3's cgF1 in
+        # SAM3.1-LiteText. The Stage-1 files with MobileCLIP-S1 are larger, and see their notes.
+        bare = encoder not in _FULL
+        yield Variant(
+            name if bare else f"{name}-3.1",
+            encoder,
+            "mobileclip-s0",
+            16,
+            "3.1",
+            "stage-1",
+            _file(f"stage1_sam3p1/efficient_sam3p1_{family}_{size}_mobileclip_s0_ctx16.pt"),
+            coco_miou=miou31,
+            aliases=(*((f"{name}-3.1",) if bare else ()), f"ES-{label}-SAM3.1"),
+        )
+        yield Variant(
+            f"{name}-sam3text",
+            encoder,
+            "sam3",
+            32,
+            "3.0",
+            "stage-1",
+            _file(f"stage1_all_converted/efficient_sam3_{family}_{size}.pt"),
+            coco_miou=miou,
+        )
+        if encoder in _GEOMETRY:
+            path, miou_geometry = _GEOMETRY[encoder]
+            yield Variant(
+                f"{name}-sam3text-geo",
+                encoder,
+                "sam3",
+                32,
+                "3.0",
+                "stage-1-geometry",
+                _file(path),
+                coco_miou=miou_geometry,
+            )
+        yield Variant(
+            f"{name}-mobileclip-s1",
+            encoder,
+            "mobileclip-s1",
+            77,
+            "3.0",
+            "stage-1",
+            _file(_IMAGE_TEXT[encoder]),
+            aliases=(f"ES-{label}-MC-S1",),
+            notes=_IMAGE_TEXT_NOTES,
+        )
+        if encoder in _IMAGE_TEXT_TUNED:
+            yield Variant(
+                f"{name}-mobileclip-s1-ft",
+                encoder,
+                "mobileclip-s1",
+                77,
+                "3.0",
+                "stage-1-text",
+                _file(_IMAGE_TEXT_TUNED[encoder]),
+                notes=_IMAGE_TEXT_NOTES,
+            )
+
+
+def _litetext() -> Iterator[Variant]:
+    for size, (upstream, upstream31, text) in _LITETEXT.items():
+        for context in (16, 32):
+            name = f"sam3-litetext-{size}-{context}"
+            label = f"LiteText-{size.upper()}-{context}"
+            yield Variant(
+                name,
+                "sam3",
+                text,
+                context,
+                "3.0",
+                "stage-1",
+                _file(f"sam3_litetext/sam3_litetext_{upstream}_ctx{context}.pt"),
+                gold_cgf1=_LITETEXT_CGF1.get((size, context)),
+                aliases=(label,),
+            )
+            path = f"efficient_sam3p1_litetext_{upstream31}_ctx{context}.pt"
+            yield Variant(
+                f"{name}-3.1",
+                "sam3",
+                text,
+                context,
+                "3.1",
+                "stage-1",
+                _file(f"sam3p1_litetext/{path}"),
+                gold_cgf1=_LITETEXT31_CGF1[size, context],
+                aliases=(f"SAM3.1-{label}",),
+            )
+
+
+_ORIGINALS = (
+    Variant(
+        "sam3",
+        "sam3",
+        "sam3",
+        32,
+        "3.0",
+        "original",
+        _meta("facebook/sam3", "sam3.pt"),
+        gold_cgf1=54.1,
+    ),
+    Variant(
+        "sam3-3.1",
+        "sam3",
+        "sam3",
+        32,
+        "3.1",
+        "original",
+        _meta("facebook/sam3.1", "sam3.1_multiplex.pt"),
+        aliases=("sam3.1",),
+    ),
+)
+
+VARIANTS: Mapping[str, Variant] = {v.name: v for v in (*_students(), *_litetext(), *_ORIGINALS)}

@@ -1,0 +1,426 @@
+"""How FiftyOne finds the models: installed, registered as a source, or copied as a folder."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.zoo as foz
+import pytest
+
+import efficientsam3 as es3
+import fiftyone_esam3
+from efficientsam3 import weights
+from efficientsam3.variants import VARIANTS
+from fiftyone_esam3 import manifests
+from fiftyone_esam3.manager import WeightsManager, WeightsManagerConfig
+
+from .conftest import picture
+
+FOLDER = Path(fiftyone_esam3.__file__).parent
+ROOT = FOLDER.parent
+NAME = "efficientsam3-tinyvit-11m"
+
+
+def python(script: str, *args: object, **env: str) -> str:
+    """What a new process prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", script, *map(str, args)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+# The lists of models ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", manifests.MANIFESTS)
+def test_manifests_are_up_to_date(file: str) -> None:
+    """Else: python -m fiftyone_esam3.manifests"""
+    assert (FOLDER / file).read_text() == manifests.text(file)
+
+
+@pytest.mark.parametrize("file", manifests.MANIFESTS)
+def test_manifests_list_every_model(file: str) -> None:
+    listed = [m["base_name"] for m in json.loads((FOLDER / file).read_text())["models"]]
+    assert sorted(listed) == sorted(VARIANTS)
+
+
+def test_the_repository_has_one_manifest() -> None:
+    """FiftyOne reads every file of that name."""
+    ignored = {".venv", ".git", "build", "dist", "out"}
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for name in ("manifest.json", "fiftyone.yml")
+        for path in ROOT.rglob(name)
+        if not ignored & set(path.relative_to(ROOT).parts)
+    ]
+    assert found == ["fiftyone_esam3/manifest.json"]
+
+
+def test_names_of_files_are_files_of_the_hub() -> None:
+    for model in manifests.remote_manifest()["models"]:
+        path = VARIANTS[model["base_name"]].weights.path
+        assert Path(model["base_filename"]).suffix == Path(path).suffix
+
+
+def test_the_remote_name_hides_no_module() -> None:
+    name = manifests.remote_manifest()["name"]
+    assert not {".", "/"} & set(name)
+    assert importlib.util.find_spec(name) is None
+
+
+# Installed ----------------------------------------------------------------------------------
+
+
+def test_this_process_found_the_models_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    assert set(VARIANTS) <= set(foz.list_zoo_models())
+    assert not caplog.records  # such as a name that another model has
+    assert set(foz.list_zoo_models(tags="efficientsam3")) == set(VARIANTS)
+
+
+APPLY = """
+import sys
+import fiftyone as fo, fiftyone.zoo as foz
+model = foz.load_zoo_model(sys.argv[1], classes=["person", "bus"], **eval(sys.argv[3]))
+dataset = fo.Dataset()
+dataset.add_samples([fo.Sample(filepath=sys.argv[2])])
+dataset.apply_model(model, label_field="esam3", num_workers=0)
+found = dataset.first().esam3
+print(type(model).__module__, sorted(found.concept_presence), len(found.detections))
+dataset.delete()
+"""
+
+
+def test_a_new_process_needs_no_further_step(tiny: Path, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "photo.png")
+    options = {"variant": str(tiny), "threshold": 0, "max_instances": 3, "device": "cpu"}
+    said = python(APPLY, NAME, tmp_path / "photo.png", options, HF_HOME=str(tmp_path / "hub"))
+    assert "fiftyone_esam3.model ['bus', 'person'] 3" in said
+    assert "were not downloaded" in said  # the folder takes the place of the weights
+
+
+@pytest.mark.slow
+def test_a_new_process_with_weights_in_the_cache(tmp_path: Path) -> None:
+    """The whole way at full size: cache, download manager, checkpoint, labels."""
+    picture(0, 240, 320).save(tmp_path / "photo.png")
+    source = VARIANTS[NAME].weights
+    repo = tmp_path / "hub" / "hub" / f"models--{source.repo.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / source.revision).write_text("0" * 40)
+    cached = weights.write_untrained(NAME, repo / "snapshots" / ("0" * 40) / source.path)
+    zoo = tmp_path / "zoo"
+    said = python(
+        APPLY,
+        NAME,
+        tmp_path / "photo.png",
+        {"threshold": 0.0, "max_instances": 2},
+        HF_HOME=str(tmp_path / "hub"),
+        FIFTYONE_MODEL_ZOO_DIR=str(zoo),
+    )
+    assert "fiftyone_esam3.model ['bus', 'person']" in said
+    (link,) = zoo.iterdir()
+    assert link.resolve() == cached.resolve()
+
+
+def test_it_can_be_switched_off() -> None:
+    script = "import fiftyone.zoo as foz; print([m for m in foz.list_zoo_models() if 'sam3-' in m])"
+    assert python(script, FIFTYONE_ESAM3_AUTOLOAD="0").strip() == "[]"
+
+
+def test_python_starts_without_fiftyone() -> None:
+    script = "import sys; print([m for m in ('fiftyone', 'torch') if m in sys.modules])"
+    assert python(script).strip() == "[]"
+
+
+@pytest.fixture
+def autoload(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that runs when Python starts; here it is only imported."""
+    path = FOLDER / "autoload" / "_fiftyone_esam3_autoload.py"
+    spec = importlib.util.spec_from_file_location("autoload_under_test", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(fo.config, "model_zoo_manifest_paths", None)
+    spec.loader.exec_module(module)  # FiftyOne is here already: its configuration is extended
+    return module
+
+
+def test_autoload_extends_a_configuration_once(autoload: ModuleType) -> None:
+    ours = str(FOLDER / "zoo_manifest.json")
+    assert fo.config.model_zoo_manifest_paths == [ours]
+    autoload.add_to_zoo(fo.config)
+    assert fo.config.model_zoo_manifest_paths == [ours]
+    config = SimpleNamespace(model_zoo_dir=None, model_zoo_manifest_paths=["/mine.json"])
+    autoload.add_to_zoo(config)
+    assert config.model_zoo_manifest_paths == ["/mine.json", ours]
+
+
+def test_autoload_leaves_a_registered_source_alone(autoload: ModuleType, tmp_path: Path) -> None:
+    source = tmp_path / manifests.REMOTE_NAME
+    source.mkdir()
+    (source / "manifest.json").write_text("{}")
+    config = SimpleNamespace(model_zoo_dir=str(tmp_path), model_zoo_manifest_paths=None)
+    autoload.add_to_zoo(config)
+    assert config.model_zoo_manifest_paths is None
+
+
+def test_the_autoload_that_is_installed_is_this_one() -> None:
+    """Else: pip install -e ."""
+    installed = importlib.util.find_spec("_fiftyone_esam3_autoload")
+    source = FOLDER / "autoload" / "_fiftyone_esam3_autoload.py"
+    assert Path(installed.origin).read_text() == source.read_text()
+    line = Path(installed.origin).with_name("fiftyone_esam3_autoload.pth").read_text()
+    assert line == source.with_name("fiftyone_esam3_autoload.pth").read_text()
+    assert line.startswith("import ") and line.count("\n") == 1  # what Python runs
+
+
+@pytest.mark.slow
+def test_uninstalling_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    here = Path(fo.__file__).parents[1]
+    (site / "packages_of_the_tests.pth").write_text(f"{here}\n")
+    before = sorted(p.relative_to(site) for p in site.rglob("*"))
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", tmp_path / "env" / "bin" / "python"]
+    script = "import fiftyone.zoo as foz; print([m for m in foz.list_zoo_models() if 'sam3-' in m])"
+
+    def listed() -> str:
+        clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        run = [tmp_path / "env" / "bin" / "python", "-c", script]
+        return subprocess.run(
+            run, cwd=tmp_path, env=clean, check=True, capture_output=True, text=True
+        ).stdout
+
+    subprocess.run([*pip, "install", "--no-deps", "--no-compile", wheel], check=True)
+    assert NAME in listed()
+    subprocess.run([*pip, "uninstall", "-y", "efficientsam3"], check=True)
+    assert listed().strip() == "[]"
+    left = sorted(p.relative_to(site) for p in site.rglob("*") if "__pycache__" not in p.parts)
+    assert left == before
+
+
+# Downloads ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Stands for the core's download: one file, which is always there."""
+    file = tmp_path / "cached.pt"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(weights, "download", lambda name: file)
+    return file
+
+
+def test_a_download_is_linked_from_the_zoo(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path / "zoo"))
+    assert not foz.is_zoo_model_downloaded(NAME)
+    foz.download_zoo_model(NAME)
+    assert foz.is_zoo_model_downloaded(NAME)
+    assert Path(foz.find_zoo_model(NAME)).resolve() == hub
+    assert NAME in foz.list_downloaded_zoo_models()
+    foz.download_zoo_model(NAME, overwrite=True)
+    foz.delete_zoo_model(NAME)
+    assert not foz.is_zoo_model_downloaded(NAME)
+    assert hub.exists()
+
+
+def test_without_links_the_cache_is_asked_again(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    manager = WeightsManager(WeightsManagerConfig({"model": NAME}))
+    manager.download_model(str(tmp_path / "zoo" / f"{NAME}.pt"))
+    assert not manager.is_model_downloaded(str(tmp_path / "zoo" / f"{NAME}.pt"))
+
+
+def test_a_local_checkpoint_needs_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offline(name: str) -> None:
+        raise es3.WeightsNotFoundError("put the file here")
+
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def load(name: str, **kwargs: Any) -> None:
+        asked.update(kwargs)
+        raise Stop
+
+    monkeypatch.setattr(weights, "download", offline)
+    monkeypatch.setattr(es3, "load", load)
+    with pytest.raises(Stop):
+        foz.load_zoo_model(NAME, checkpoint="mine.pt", cache=False)
+    assert asked["checkpoint"] == "mine.pt"
+    assert "put the file here" in caplog.text
+
+
+# Registered as a source ---------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The address of an archive of the repository."""
+    archive = tmp_path / "www" / "efficientsam3.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as file:
+        for folder in ("fiftyone_esam3", "tests"):
+            for path in (ROOT / folder).rglob("*"):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    file.write(path, f"efficientsam3-main/{path.relative_to(ROOT)}")
+    handler = functools.partial(Quiet, directory=str(archive.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/efficientsam3.zip"
+        server.shutdown()
+        thread.join()
+
+
+REGISTER = (
+    """
+import sys
+import fiftyone.zoo as foz
+foz.register_zoo_model_source(sys.argv[4])
+foz.register_zoo_model_source(sys.argv[4], overwrite=True)
+print(foz.list_zoo_model_sources(), len(foz.list_zoo_models(source=sys.argv[4])))
+"""
+    + APPLY
+)
+
+
+def test_the_repository_is_a_model_source(served: str, tiny: Path, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "photo.png")
+    options = {"variant": str(tiny), "threshold": 0, "max_instances": 3, "device": "cpu"}
+    said = python(
+        REGISTER,
+        NAME,
+        tmp_path / "photo.png",
+        options,
+        served,
+        FIFTYONE_ESAM3_AUTOLOAD="0",
+        FIFTYONE_MODEL_ZOO_DIR=str(tmp_path / "zoo"),
+        HF_HOME=str(tmp_path / "hub"),
+    )
+    assert f"['{served}'] {len(VARIANTS)}" in said
+    assert "efficientsam3-zoo.model ['bus', 'person'] 3" in said
+    assert os.listdir(tmp_path / "zoo") == [manifests.REMOTE_NAME]
+
+
+# The folder alone ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Callable[[], ModuleType]]:
+    """Imports a copy of the folder under another name, as FiftyOne does."""
+    name = "somebody-else"
+    folder = tmp_path / name
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def load() -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for loaded in [m for m in sys.modules if m.startswith(name)]:
+        del sys.modules[loaded]
+
+
+def test_a_copy_works_under_another_name(copy: Any, tiny: Path, dataset: Any) -> None:
+    copy()
+    module = copy()  # FiftyOne runs it again for every model
+    assert set(module.__all__) == {
+        *("download_model", "load_model", "parse_parameters", "resolve_input"),
+    }
+    model = module.load_model(
+        NAME, "unused.pt", variant=str(tiny), classes=["bus"], threshold=0, device="cpu"
+    )
+    assert type(model).__module__ == "somebody-else.model"
+    dataset.apply_model(model, label_field="esam3", num_workers=2, batch_size=2)
+    assert len(dataset.exists("esam3")) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        (None, "pip install the repository that this folder comes from"),
+        ("https://github.com/a/b", '"efficientsam3 @ git+https://github.com/a/b"'),
+        ("https://github.com/a/b/tree/dev", '"efficientsam3 @ git+https://github.com/a/b@dev"'),
+        ("https://example.org/b.zip", '"efficientsam3 @ https://example.org/b.zip"'),
+    ],
+)
+def test_without_the_core_a_copy_says_what_to_install(
+    copy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, command: str
+) -> None:
+    manifest = tmp_path / "somebody-else" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "url": url}))
+    monkeypatch.setitem(sys.modules, "efficientsam3", None)
+    module = copy()
+    for call in (module.load_model, module.download_model):
+        with pytest.raises(ImportError, match="needs the efficientsam3 package") as caught:
+            call(NAME, str(tmp_path / "x.pt"))
+        assert command in str(caught.value)
+
+
+def test_a_folder_that_hides_the_core_is_named(copy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientsam3", ModuleType("efficientsam3"))
+    with pytest.raises(ImportError, match="hides the efficientsam3 package"):
+        copy().load_model(NAME)
+
+
+# The form in the App ------------------------------------------------------------------------
+
+
+def test_the_form_offers_fields_that_can_hold_prompts(dataset: Any) -> None:
+    form = fiftyone_esam3.resolve_input(NAME, SimpleNamespace(dataset=dataset))
+    properties = form.type.properties
+    assert set(properties) == {"classes", "operation_mode", "text_prompt_field", "prompt_field"}
+
+    def offered(name: str) -> list[str]:
+        return [choice.value for choice in properties[name].view.choices]
+
+    assert {"words", "scene", "tags"} <= set(offered("text_prompt_field"))
+    assert offered("prompt_field") == ["boxes", "clicks"]
+    assert fiftyone_esam3.resolve_input(NAME, SimpleNamespace(dataset=None)) is not None
+
+
+def test_what_is_typed_becomes_arguments(load: Any) -> None:
+    params = {"classes": "person, yellow bus,", "operation_mode": "concept", "prompt_field": ""}
+    fiftyone_esam3.parse_parameters(NAME, None, params)
+    assert params == {"classes": ["person", "yellow bus"], "operation_mode": "concept"}
+    assert load(**params).classes == ["person", "yellow bus"]
