@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +118,13 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of ``to_dict``; also reads JSON's lists."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+        def tuples(raw: dict[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+
+        values = tuples(values)
         if isinstance(values.get("vision"), dict):
-            vit = {k: tuple(v) if isinstance(v, list) else v for k, v in values["vision"].items()}
-            values["vision"] = VitConfig(**vit)
+            values["vision"] = VitConfig(**tuples(values["vision"]))
         if isinstance(values.get("text"), dict):
             values["text"] = TextConfig(**values["text"])
         return cls(**values)
@@ -170,7 +174,7 @@ def _parts(c: ModelConfig) -> dict[str, nn.Module]:
     def neck() -> Neck:
         return Neck(c.scales, c.grid, c.trunk_width, c.width)
 
-    make = {
+    make: dict[str, Callable[[], nn.Module]] = {
         "trunk": lambda: _trunk(c),
         "neck": neck,
         "text": lambda: _text(c),

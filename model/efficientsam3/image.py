@@ -22,6 +22,15 @@ from .nn.interactive import BOTTOM_RIGHT, TOP_LEFT
 from .nn.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .nn.tokenizer import tokenize
 from .pixels import ImageLike, normalise, read_rgb
+from .prompts import (
+    pack_exemplars,
+    read_array,
+    read_boxes,
+    read_concepts,
+    read_labels,
+    read_phrase,
+    read_points,
+)
 from .types import Array, Instances, LogitPatch, Patch, join
 from .variants import find_variant
 
@@ -106,7 +115,9 @@ class ImageModel:
         self._chunk = 4 if self.device.type == "cpu" else 16
 
     @classmethod
-    def from_config(cls, config: ModelConfig, name: str = "untrained", **options: Any) -> ImageModel:
+    def from_config(
+        cls, config: ModelConfig, name: str = "untrained", **options: Any
+    ) -> ImageModel:
         """An untrained model of ``config``; ``options`` as in ``load``."""
         return cls(name, config, build(config).eval().requires_grad_(False), **options)
 
@@ -198,13 +209,13 @@ class ImageModel:
         Raises:
             PromptError, ImageError, MissingAbilityError: the message says the way out.
         """
-        asked = _concepts(concepts)
+        asked = read_concepts(concepts)
         if asked is None and boxes is None:
             if points is None:
                 raise PromptError(
                     "nothing to find: pass concepts=['person'], boxes of exemplars, or points"
                 )
-            clicks = _array(points, 2, "points")[None]
+            clicks = read_array(points, 2, "points")[None]
             labels = None if point_labels is None else np.asarray(point_labels)[None]
             return self.segment_objects(
                 image, points=clicks, point_labels=labels, masks=mask_input, multimask=multimask
@@ -269,10 +280,10 @@ class ImageModel:
             raise PromptError("pixels hold NaN or infinite values; use preprocess(image)")
         if isinstance(concepts, str) or len(concepts) != len(pixels):
             raise PromptError(f"{len(pixels)} images need {len(pixels)} concepts, one for each")
-        names = [VISUAL if name is None else _phrase(name) for name in concepts]
+        names = [VISUAL if name is None else read_phrase(name) for name in concepts]
         exemplars = None
         if boxes is not None or points is not None:
-            exemplars = _pack(
+            exemplars = pack_exemplars(
                 len(pixels), self.device, boxes, box_labels, points, point_labels
             )
         image = self.net.read_image(pixels.to(self.device))
@@ -285,9 +296,7 @@ class ImageModel:
             )
         return Grounding(answer.logits, answer.presence, answer.boxes, masks, answer.memory)
 
-    def _ask(
-        self, image: ImageFeatures, names: list[str], exemplars: Exemplars | None
-    ) -> Answer:
+    def _ask(self, image: ImageFeatures, names: list[str], exemplars: Exemplars | None) -> Answer:
         prompt, mask = self.net.read_prompt(image, self._read_text(names), exemplars)
         return self.net.answer(image, prompt, mask)
 
@@ -311,11 +320,11 @@ class ImageModel:
         scale = torch.tensor([size[1], size[0]], dtype=torch.float32)
         box_rows = point_rows = None
         if boxes is not None:
-            corners = torch.from_numpy(_boxes(boxes, size)) / scale.repeat(2)
+            corners = torch.from_numpy(read_boxes(boxes, size)) / scale.repeat(2)
             box_rows = xyxy_to_cxcywh(corners)[None]
         if points is not None:
-            point_rows = torch.from_numpy(_points(points, size))[None] / scale
-        return _pack(
+            point_rows = torch.from_numpy(read_points(points, size))[None] / scale
+        return pack_exemplars(
             1,
             self.device,
             box_rows,
@@ -408,11 +417,14 @@ class ImageModel:
                 said.logits.cpu().numpy(), said.quality.cpu(), said.presence.cpu(), strict=True
             ):
                 order = quality.argsort(descending=True, stable=True).numpy()
-                found.append(
-                    _object(logits[order], quality.numpy()[order], presence, encoded.size)
-                )
+                found.append(_object(logits[order], quality.numpy()[order], presence, encoded.size))
         if not found:
-            return _object(np.zeros((0, 1, 1), np.float32), np.zeros(0, np.float32), torch.zeros(()), encoded.size)
+            return _object(
+                np.zeros((0, 1, 1), np.float32),
+                np.zeros(0, np.float32),
+                torch.zeros(()),
+                encoded.size,
+            )
         out = join(found)
         low = [f.low_res for f in found if f.low_res is not None]
         return _with_low_res(out, np.concatenate(low))
@@ -423,16 +435,16 @@ class ImageModel:
         scale = np.array([size[1], size[0]], np.float32)
         coordinates, labels = [], []
         if boxes is not None:
-            corners = _boxes(boxes, size).reshape(-1, 2, 2)
+            corners = read_boxes(boxes, size).reshape(-1, 2, 2)
             coordinates.append(corners / scale)
             labels.append(np.tile([TOP_LEFT, BOTTOM_RIGHT], (len(corners), 1)))
         if points is not None:
-            clicks = _array(points, 2, "points", dims=3)
+            clicks = read_array(points, 2, "points", dims=3)
             if not clicks.shape[1]:
                 raise PromptError("points hold no point; a click is [[x, y]]")
-            flat = _points(clicks.reshape(-1, 2), size, checked=point_labels)
+            flat = read_points(clicks.reshape(-1, 2), size, checked=point_labels)
             coordinates.append(flat.reshape(clicks.shape) / scale)
-            labels.append(_labels(point_labels, clicks.shape[:2], "point_labels", padding=True))
+            labels.append(read_labels(point_labels, clicks.shape[:2], "point_labels", padding=True))
         earlier = None
         if masks is not None:
             side = 4 * self.config.grid
@@ -471,128 +483,6 @@ class ImageModel:
             "Load it with base=<a checkpoint that has it>, such as a full file of the same "
             f"release. It can: {', '.join(sorted(self.abilities)) or 'encode images'}."
         )
-
-
-# Prompts ------------------------------------------------------------------------------------
-
-
-def _concepts(concepts: str | Sequence[str] | None) -> list[str] | None:
-    if concepts is None:
-        return None
-    if isinstance(concepts, str):
-        concepts = [concepts]
-    names = list(dict.fromkeys(_phrase(c) for c in concepts))
-    if not names:
-        raise PromptError("concepts is empty: name at least one, such as ['person']")
-    return names
-
-
-def _phrase(concept: Any) -> str:
-    if not isinstance(concept, str):
-        raise PromptError(f"a concept is a phrase; got {concept!r}")
-    if not concept.strip():
-        raise PromptError(f"a concept is a phrase such as 'person'; got {concept!r}")
-    return concept.strip()
-
-
-def _array(value: Any, width: int, name: str, dims: int = 2) -> Array:
-    """An (..., width) float32 array with ``dims`` axes, finite, and not empty."""
-    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-    try:
-        array = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"{name} are numbers, not {value!r}") from error
-    shape = "(N, K, " if dims == 3 else "(K, "
-    if array.ndim != dims or array.shape[-1] != width:
-        raise PromptError(f"{name} have shape {shape}{width}); got {array.shape}")
-    if not np.isfinite(array).all():
-        raise PromptError(f"{name} hold NaN or infinite values: {array.tolist()}")
-    return array
-
-
-def _boxes(boxes: Any, size: tuple[int, int]) -> Array:
-    array = _array(boxes, 4, "boxes")
-    height, width = size
-    for box in array:
-        x0, y0, x1, y1 = box.tolist()
-        if x1 <= x0 or y1 <= y0:
-            raise PromptError(
-                f"box {box.tolist()} is empty or inverted: boxes are x0, y0, x1, y1 pixels with "
-                "x0 < x1 and y0 < y1 (a width and height instead of a corner?)"
-            )
-        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-            raise PromptError(
-                f"box {box.tolist()} lies outside the image of {width} x {height} pixels"
-            )
-    return array
-
-
-def _points(points: Any, size: tuple[int, int], checked: Any = None) -> Array:
-    array = _array(points, 2, "points")
-    if not len(array):
-        raise PromptError("points hold no point; a click is [[x, y]]")
-    used = array
-    if checked is not None and np.size(checked) == len(array):
-        used = array[np.asarray(checked).reshape(-1) >= 0]  # padding may lie anywhere
-    height, width = size
-    outside = (used < 0).any(1) | (used > [width, height]).any(1)
-    if outside.any():
-        raise PromptError(
-            f"point {used[outside][0].tolist()} lies outside the image of {width} x {height} pixels"
-        )
-    return array
-
-
-def _labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = False) -> Array:
-    if labels is None:
-        return np.ones(shape, np.int64)
-    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
-    array = np.asarray(labels)
-    if array.shape != shape:
-        raise PromptError(f"{name} have shape {array.shape}; one for each needs {shape}")
-    allowed = (-1, 0, 1) if padding else (0, 1)
-    if not np.isin(array, allowed).all():
-        extra = ", -1 is padding" if padding else ""
-        raise PromptError(f"{name} are 1 (like this) or 0 (not like this){extra}; got {array.tolist()}")
-    return array.astype(np.int64)
-
-
-def _pack(
-    batch: int,
-    device: torch.device,
-    boxes: Tensor | None,
-    box_labels: Any,
-    points: Tensor | None,
-    point_labels: Any,
-) -> Exemplars:
-    """Exemplars of ``batch`` prompts, all valid, as tensors on ``device``."""
-
-    def rows(value: Any, width: int, name: str) -> Tensor:
-        if value is None:
-            return torch.zeros(batch, 0, width, device=device)
-        array = torch.as_tensor(value, dtype=torch.float32, device=device)
-        if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != width:
-            raise PromptError(f"{name} have shape ({batch}, K, {width}); got {tuple(array.shape)}")
-        return array
-
-    def signs(value: Any, of: Tensor, name: str) -> Tensor:
-        return torch.as_tensor(_labels(value, tuple(of.shape[:2]), name), device=device)
-
-    box_rows, point_rows = rows(boxes, 4, "boxes"), rows(points, 2, "points")
-    if not box_rows.shape[1] and not point_rows.shape[1]:
-        raise PromptError("boxes and points hold no exemplar; pass at least one, or None")
-
-    def valid(of: Tensor) -> Tensor:
-        return torch.ones(of.shape[:2], dtype=torch.bool, device=device)
-
-    return Exemplars(
-        point_rows,
-        signs(point_labels, point_rows, "point_labels"),
-        valid(point_rows),
-        box_rows,
-        signs(box_labels, box_rows, "box_labels"),
-        valid(box_rows),
-    )
 
 
 # Results ------------------------------------------------------------------------------------
@@ -714,18 +604,21 @@ def load(
     options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
     if Path(name).is_dir():
         for argument, value in (
-            ("checkpoint", checkpoint), ("text", text), ("context", context), ("base", base)
+            ("checkpoint", checkpoint),
+            ("text", text),
+            ("context", context),
+            ("base", base),
         ):
             if value is not None:
                 raise ValueError(
                     f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
                     "list_models()"
                 )
-        saved_name, config, learned = weights.load_folder(name)
+        saved_name, config, learned = weights.load_folder(Path(name))
         return ImageModel(saved_name, config, learned, **options)
     variant = find_variant(str(name))
     path = Path(checkpoint) if checkpoint is not None else weights.download(variant.name)
     config, learned = weights.load_upstream(
-        path, variant, base=base, text=text, context=context
+        path, variant, base=None if base is None else Path(base), text=text, context=context
     )
     return ImageModel(variant.name, config, learned, **options)

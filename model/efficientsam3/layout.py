@@ -102,24 +102,28 @@ obj_ptr_tpos_proj.                              pointer_position.
 """
 """The rest of SAM3.1's tracker; what is named "interactive" there is SAM3's."""
 
-TINYVIT = """
+TINYVIT = (
+    """
 patch_embed.seq.0.c.                            patch_embed.conv1.conv.
 patch_embed.seq.0.bn.                           patch_embed.conv1.bn.
 patch_embed.seq.2.c.                            patch_embed.conv2.conv.
 patch_embed.seq.2.bn.                           patch_embed.conv2.bn.
-""" + "".join(
-    # timm counts a stage's downsampling to the stage after it
-    f"layers.{i}.downsample.{conv}.{theirs}. stages.{i + 1}.downsample.{conv}.{ours}.\n"
-    for i in range(3)
-    for conv in ("conv1", "conv2", "conv3")
-    for theirs, ours in (("c", "conv"), ("bn", "bn"))
-) + """
+"""
+    + "".join(
+        # timm counts a stage's downsampling to the stage after it
+        f"layers.{i}.downsample.{conv}.{theirs}. stages.{i + 1}.downsample.{conv}.{ours}.\n"
+        for i in range(3)
+        for conv in ("conv1", "conv2", "conv3")
+        for theirs, ours in (("c", "conv"), ("bn", "bn"))
+    )
+    + """
 layers.#.blocks.#.conv1.c.                      stages.#.blocks.#.conv1.conv.
 layers.#.blocks.#.conv2.c.                      stages.#.blocks.#.conv2.conv.
 layers.#.blocks.#.conv3.c.                      stages.#.blocks.#.conv3.conv.
 layers.#.blocks.#.local_conv.c.                 stages.#.blocks.#.local_conv.conv.
 layers.#.                                       stages.#.
 """
+)
 
 EFFICIENTVIT = """
 input_stem.op_list.0.                           stem.in_conv.
@@ -270,6 +274,10 @@ CLASSIFIER = re.compile(
 """ImageNet heads that some files still carry and no model runs."""
 
 
+TEACHER_TRUNK = re.compile(r"^backbone\.vision_backbone\.trunk\.(?!model\.)")
+"""SAM3's own image encoder, left in some early student files."""
+
+
 def canonical(key: str) -> str:
     """A file's key in the one form that ``table`` reads."""
     for prefix, replacement in _PREFIXES:
@@ -278,10 +286,15 @@ def canonical(key: str) -> str:
     return key.replace("student_trunk.", "")
 
 
-def ignored(key: str, release: str = "3.0") -> bool:
-    """Whether a canonical key is known to hold nothing that was learned for this model."""
+def ignored(key: str, release: str = "3.0", *, student: bool = False) -> bool:
+    """Whether a canonical key is known to hold nothing that was learned for this model.
+
+    Args:
+        student: the file has a student's image encoder.
+    """
     copy = release == "3.1" and LEGACY_COPY.match(key)
-    return bool(copy or DERIVED.search(key) or CLASSIFIER.match(key))
+    teacher = student and TEACHER_TRUNK.match(key)
+    return bool(copy or teacher or DERIVED.search(key) or CLASSIFIER.match(key))
 
 
 def full_key(key: str) -> str:

@@ -207,7 +207,7 @@ class Instances:
 
     @property
     def rles(self) -> list[dict[str, Any]]:
-        """All masks as COCO run lengths: {"size": [H, W], "counts": str}; one at a time in memory."""
+        """All masks as COCO run lengths, {"size": [H, W], "counts": str}; one dense at a time."""
         from pycocotools import mask as coco
 
         out = []

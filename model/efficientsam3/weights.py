@@ -59,7 +59,7 @@ def read_state(path: str | Path) -> State:
 
     Args:
         path: ``.safetensors``, or a PyTorch file of tensors, bare or in a "model" or
-            "state_dict" entry.
+            "state_dict" entry; what a "preserved_base_model" entry adds is read too.
 
     Returns:
         The tensors by the file's own keys; large ones stay on disk until touched.
@@ -86,9 +86,14 @@ def read_state(path: str | Path) -> State:
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(_damaged(path, error)) from error
+    # Fine-tuned files keep what was not trained beside what was.
+    rest = content.get("preserved_base_model") if isinstance(content, dict) else None
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
+    if isinstance(rest, dict) and isinstance(content, dict):
+        trained = {layout.canonical(k) for k in content}
+        content |= {k: v for k, v in rest.items() if layout.canonical(k) not in trained}
     tensors = isinstance(content, dict) and all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     )
@@ -170,12 +175,10 @@ class Contents:
         Raises:
             CheckpointError: keys that belong to no known part.
         """
-        rename = layout.to_ours(
-            self.vision or "sam3", self.text or "mobileclip-s0", self.release
-        )
+        rename = layout.to_ours(self.vision or "sam3", self.text or "mobileclip-s0", self.release)
         out, unknown = {}, []
         for key, value in self.state.items():
-            if layout.ignored(key, self.release):
+            if layout.ignored(key, self.release, student=self.vision not in (None, "sam3")):
                 continue
             name = rename(key)
             if name is None:
@@ -200,8 +203,6 @@ _FAMILIES = {
 
 
 def _recognise_vision(state: State) -> str | None:
-    if _TRUNK + "patch_embed.proj.weight" in state:
-        return "sam3"
     head = state.get(_TRUNK + "model.head.0.weight")
     for family, (mark, sizes) in _FAMILIES.items():
         if any(k.startswith(_TRUNK + mark) for k in state):
@@ -212,7 +213,8 @@ def _recognise_vision(state: State) -> str | None:
                     f"({_TRUNK}model.head.0.weight) of {', '.join(map(str, sizes))} inputs"
                 )
             return f"{family}-{size}"
-    return None
+    # Last: some student files still carry SAM3's encoder beside their own.
+    return "sam3" if _TRUNK + "patch_embed.proj.weight" in state else None
 
 
 def _recognise_text(state: State) -> tuple[str | None, int]:
@@ -312,9 +314,7 @@ def _agree(sources: list[Contents], field: str, wanted: str | None, meaning: str
     return wanted
 
 
-def _context(
-    asked: int | None, rows: int, text: str, variant: Variant | None, path: Path
-) -> int:
+def _context(asked: int | None, rows: int, text: str, variant: Variant | None, path: Path) -> int:
     if asked is None:
         fits = variant is not None and variant.text == text
         return min(variant.context, rows) if fits and variant else rows
@@ -508,8 +508,8 @@ def download(name: str, *, endpoint: str | None = None) -> Path:
 
     variant = find_variant(name)
     source = variant.weights
-    where = {"repo_id": source.repo, "filename": source.path, "revision": source.revision}
-    cached = try_to_load_from_cache(**where)
+    place = (source.repo, source.path)
+    cached = try_to_load_from_cache(*place, revision=source.revision)
     if isinstance(cached, str):
         return Path(cached)
     page = f"{endpoint or os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{source.repo}"
@@ -518,7 +518,7 @@ def download(name: str, *, endpoint: str | None = None) -> Path:
         f"checkpoint='<path of {Path(source.path).name}>'."
     )
     try:
-        path = Path(hf_hub_download(**where, endpoint=endpoint))
+        path = Path(hf_hub_download(*place, revision=source.revision, endpoint=endpoint))
     except GatedRepoError as error:
         raise WeightsNotFoundError(
             f"{variant.name}: {source.repo} is gated. {source.how_to_get_access or ''}".strip()

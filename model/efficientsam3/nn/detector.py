@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class Detector(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def part(self, name: str) -> nn.Module:
+    def part(self, name: str) -> Any:
         """The part of that name, or ``MissingPartError``."""
         part = self._modules.get(name)
         if part is None:
@@ -146,8 +147,8 @@ class Detector(nn.Module):
 
     def answer(self, image: ImageFeatures, prompt: Tensor, mask: Tensor) -> Answer:
         """Args:
-            image: features of one image, shared by B prompts, or of B images.
-            prompt: (B, L, C). mask: (B, L), True where valid.
+        image: features of one image, shared by B prompts, or of B images.
+        prompt: (B, L, C). mask: (B, L), True where valid.
         """
         fusion_places, decoder_places = self._placed(image.grid)
         memory = self.part("fusion")(image.seen, fusion_places, image.grid, prompt, mask)
@@ -174,7 +175,7 @@ class Detector(nn.Module):
         return self._read_masks(head, args, chosen, features)[0]
 
     def _read_masks(
-        self, head: nn.Module, args: tuple, queries: Tensor, features: list[Tensor]
+        self, head: Any, args: tuple[Any, ...], queries: Tensor, features: list[Tensor]
     ) -> Tensor:
         return head(*args, queries, features)
 
@@ -195,36 +196,37 @@ class FoldedDetector(Detector):
     def __init__(self, learned: Detector, dtype: torch.dtype, *, pooled: bool) -> None:
         # Modules are copied, tensors are not: what is not folded or cast is shared.
         tensors = [*learned.parameters(), *learned.buffers()]
-        parts: dict[str, nn.Module] = copy.deepcopy(
+        parts: dict[str, Any] = copy.deepcopy(
             dict(learned.named_children()), {id(t): t for t in tensors}
         )
         neck = parts.pop("neck")
         super().__init__(parts)
         self.dtype = dtype
         self.eval()
-        if isinstance(self.trunk, StudentTrunk):
-            self.trunk.fold_norms()
+        if isinstance(parts["trunk"], StudentTrunk):
+            parts["trunk"].fold_norms()
         self.coarse = FoldedLevel(neck.levels[2], neck.grid, dtype)
         if "masks" in parts:
-            self.masks = FoldedMaskHead(self.masks, neck, dtype)
+            self.masks = FoldedMaskHead(parts["masks"], neck, dtype)
         if "interactive" in parts and "interactive_neck" in parts:
             self._fold_interactive(dtype)
-        self.fusion.pooled = pooled
+        parts["fusion"].pooled = pooled
         self._cast(dtype)
-        self._places: dict[tuple, tuple[list[Tensor], Tensor]] = {}
+        self._places: dict[tuple[int, int], tuple[list[Tensor], Tensor]] = {}
         self.requires_grad_(False)
 
     def _cast(self, dtype: torch.dtype) -> None:
         """Only what costs: the rest, and all that gives coordinates, stays float32."""
-        if isinstance(self.trunk, StudentTrunk):
-            self.trunk.cast(dtype)
+        trunk = self.part("trunk")
+        if isinstance(trunk, StudentTrunk):
+            trunk.cast(dtype)
         else:
-            cast(self.trunk, dtype)
-        cast(self.fusion, dtype)
-        self.decoder.memory_dtype = dtype
+            cast(trunk, dtype)
+        cast(self.part("fusion"), dtype)
+        self.part("decoder").memory_dtype = dtype
 
     def _fold_interactive(self, dtype: torch.dtype) -> None:
-        neck, masks = self.interactive_neck, self.interactive.masks
+        neck, masks = self.part("interactive_neck"), self.part("interactive").masks
         after = [masks.conv_s0, masks.conv_s1, None]
         self.interactive_neck = nn.ModuleList(
             FoldedLevel(neck.levels[i], neck.grid, dtype, after[i]) for i in range(3)
@@ -233,7 +235,7 @@ class FoldedDetector(Detector):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # nn.Module's own
         self._places = {}  # another device
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _placed(self, grid: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         if grid not in self._places:
@@ -244,10 +246,10 @@ class FoldedDetector(Detector):
         return self.coarse(encoded)
 
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:
-        return self.masks.read_image(encoded)
+        return self.part("masks").read_image(encoded)
 
     def _read_masks(
-        self, head: nn.Module, args: tuple, queries: Tensor, features: list[Tensor]
+        self, head: Any, args: tuple[Any, ...], queries: Tensor, features: list[Tensor]
     ) -> Tensor:
         return head.read_masks(queries, head.read_pixels(*args, features))
 
@@ -258,7 +260,9 @@ class FoldedDetector(Detector):
 
 
 @torch.no_grad()
-def fold(learned: Detector, dtype: torch.dtype = torch.float32, *, pooled: bool = False) -> FoldedDetector:
+def fold(
+    learned: Detector, dtype: torch.dtype = torch.float32, *, pooled: bool = False
+) -> FoldedDetector:
     """Make the inference form of ``learned``, which stays as it is and shares what it can.
 
     Args:

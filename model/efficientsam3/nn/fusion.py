@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,8 +28,8 @@ class FusionLayer(nn.Module):
 
     def attend_image(self, x: Tensor, placed: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Args:
-            x: (B, N, C). placed: from ``place``.
-            grid: rows and columns of the tokens, to pool keys and values 2 x 2 ("fast").
+        x: (B, N, C). placed: from ``place``.
+        grid: rows and columns of the tokens, to pool keys and values 2 x 2 ("fast").
         """
         attn, c = self.self_attn, self.self_attn.width
         y = layer_norm(self.norm1, x).to(placed.dtype)

@@ -84,7 +84,10 @@ class GeometryEncoder(nn.Module):
         """
         placed = tokens + positions
         return [
-            (layer.cross_attn_image.project(placed, 1, 1), layer.cross_attn_image.project(tokens, 2, 2))
+            (
+                layer.cross_attn_image.project(placed, 1, 1),
+                layer.cross_attn_image.project(tokens, 2, 2),
+            )
             for layer in self.encode
         ]
 

@@ -84,7 +84,8 @@ class PromptEncoder(nn.Module):
         xy = F.pad(xy.float() + self.half_pixel, (0, 0, 0, 1))
         labels = F.pad(labels, (0, 1), value=NOT_A_POINT)
         out = self.encode(xy) * (labels != NOT_A_POINT)[..., None]
-        kinds = torch.cat([*(e.weight for e in self.point_embeddings), self.not_a_point_embed.weight])
+        own = [*self.point_embeddings, self.not_a_point_embed]
+        kinds = torch.cat([embedding.weight for embedding in own])
         return out + kinds[labels]  # -1 is the last row
 
     def masks(self, logits: Tensor | None, batch: int) -> Tensor:
@@ -216,9 +217,9 @@ class MaskDecoder(nn.Module):
         multimask: bool,
     ) -> ObjectMasks:
         """Args:
-            features: of one image. positions: (N, C) of its coarse cells.
-            sparse: (B, T, C). dense: (B, C, h, w) or (B, C, 1, 1).
-            multimask: three masks a prompt instead of one.
+        features: of one image. positions: (N, C) of its coarse cells.
+        sparse: (B, T, C). dense: (B, C, h, w) or (B, C, 1, 1).
+        multimask: three masks a prompt instead of one.
         """
         own = [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
         tokens = torch.cat(own).float().expand(sparse.shape[0], -1, -1)
@@ -233,7 +234,12 @@ class MaskDecoder(nn.Module):
         pixels = act2(up2(pixels) + features.fine).float()
         mask_tokens = tokens[:, 2:6]
         weights = torch.stack(
-            [mlp(t) for mlp, t in zip(self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True)],
+            [
+                mlp(t)
+                for mlp, t in zip(
+                    self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True
+                )
+            ],
             1,
         )
         logits = torch.einsum("bmc,bchw->bmhw", weights.float(), pixels)
@@ -286,9 +292,9 @@ class InteractiveHead(nn.Module):
         multimask: bool = False,
     ) -> ObjectMasks:
         """Args:
-            features: from ``read_image``, of one image.
-            xy: (B, N, 2) in [0, 1]; labels: (B, N), see ``POSITIVE`` and its neighbours.
-            mask_logits: (B, 1, 4h, 4w) of an earlier answer.
+        features: from ``read_image``, of one image.
+        xy: (B, N, 2) in [0, 1]; labels: (B, N), see ``POSITIVE`` and its neighbours.
+        mask_logits: (B, 1, 4h, 4w) of an earlier answer.
         """
         sparse = self.prompts.points(xy, labels)
         dense = self.prompts.masks(mask_logits, len(sparse))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class Mlp(nn.Module):
 
     def __init__(self, *widths: int, residual: bool = False, norm: bool = False) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
         self.residual = residual
         self.out_norm = nn.LayerNorm(widths[-1]) if norm else None
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def project(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Rows ``first`` to ``last`` of (query, key, value) = (0, 1, 2): (B, N, C) -> (B, N, nC)."""
+        """Project (B, N, C) by parts ``first`` to ``last`` of query 0, key 1, value 2."""
         rows = slice(first * self.width, (last + 1) * self.width)
         weight = self.in_proj_weight[rows]
         return F.linear(x.to(weight.dtype), weight, self.in_proj_bias[rows])
@@ -118,8 +120,8 @@ def cast(module: nn.Module, dtype: torch.dtype) -> None:
             for key, value in list(child._parameters.items()):
                 if value is not None:
                     form = torch.channels_last if value.dim() == 4 else torch.contiguous_format
-                    value = value.detach().to(dtype).contiguous(memory_format=form)
-                    child._parameters[key] = nn.Parameter(value, requires_grad=False)
+                    cast_value = value.detach().to(dtype).contiguous(memory_format=form)
+                    child._parameters[key] = nn.Parameter(cast_value, requires_grad=False)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:

@@ -25,12 +25,14 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, width: int, steps: int = 3, groups: int = 8) -> None:
         super().__init__()
-        self.conv_layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(steps))
+        self.conv_layers = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) for _ in range(steps)
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for _ in range(steps))
 
     def forward(self, fused: Tensor, finer: list[Tensor]) -> Tensor:
         """Args:
-            fused: (B, C, h, w). finer: levels of 2, 4, ... times its size, coarsest first.
+        fused: (B, C, h, w). finer: levels of 2, 4, ... times its size, coarsest first.
         """
         x = fused
         for level, conv, norm in zip(finer, self.conv_layers, self.norms, strict=False):
@@ -90,9 +92,7 @@ class FoldedMaskHead(nn.Module):
     def __init__(self, head: MaskHead, neck: Neck, dtype: torch.dtype) -> None:
         super().__init__()
         self.head = head
-        self.levels = nn.ModuleList(
-            FoldedLevel(neck.levels[i], neck.grid, dtype) for i in (1, 0)
-        )
+        self.levels = nn.ModuleList(FoldedLevel(neck.levels[i], neck.grid, dtype) for i in (1, 0))
         convs = head.pixel_decoder.conv_layers
         for i in range(2):
             kernel = convs[i].weight.detach().float()
@@ -122,8 +122,8 @@ class FoldedMaskHead(nn.Module):
         for i, base in enumerate(image):
             kernel: Tensor = getattr(self, f"double{i}")
             x = x.to(kernel.dtype, memory_format=torch.channels_last)
-            x = interleave(F.conv2d(x, kernel, padding=1), base)
-            x = group_norm(self.head.pixel_decoder.norms[i], x).relu_()
+            x = interleave(F.conv2d(x, kernel, padding=1), base, torch.float32)
+            x = group_norm(self.head.pixel_decoder.norms[i], x).relu_().to(kernel.dtype)
         return x
 
     def read_masks(self, queries: Tensor, pixels: Tensor) -> Tensor:

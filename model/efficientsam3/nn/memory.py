@@ -6,6 +6,8 @@ the video predictor runs them.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class MaskDownsampler(nn.Module):
         super().__init__()
         self.size = size
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, 2, 1), LayerNorm2d(b), nn.GELU()]
         self.encoder = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
 
@@ -122,9 +124,7 @@ class MemoryLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    def __init__(
-        self, width: int, memory_width: int, hidden: int, depth: int, grid: int
-    ) -> None:
+    def __init__(self, width: int, memory_width: int, hidden: int, depth: int, grid: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             MemoryLayer(width, memory_width, hidden, grid) for _ in range(depth)
@@ -135,8 +135,8 @@ class MemoryAttention(nn.Module):
         self, x: Tensor, positions: Tensor, memory: Tensor, memory_positions: Tensor, pointers: int
     ) -> Tensor:
         """Args:
-            x, positions: (B, N, C), (N, C) of the frame. memory, memory_positions:
-            (B, M, memory width). pointers: how many of M, at the end, are object pointers.
+        x, positions: (B, N, C), (N, C) of the frame. memory, memory_positions:
+        (B, M, memory width). pointers: how many of M, at the end, are object pointers.
         """
         x = x + 0.1 * positions
         for layer in self.layers:

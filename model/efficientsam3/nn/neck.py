@@ -13,6 +13,8 @@ about half of the arithmetic:
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class Level(nn.Module):
         ups = {4: 2, 2: 1}.get(int(scale), 0) if scale >= 1 else 0
         widths = [width // 2**i for i in range(ups + 1)]
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.ConvTranspose2d(a, b, 2, 2) for a, b in itertools.pairwise(widths)
         )
         self.mix = nn.Conv2d(widths[-1], out, 1)
         self.smooth = nn.Conv2d(out, out, 3, padding=1)
@@ -109,18 +111,21 @@ def after_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
     return out.flatten(0, 2)
 
 
-def interleave(groups: Tensor, base: Tensor | None = None) -> Tensor:
+def interleave(
+    groups: Tensor, base: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """Outputs of a grouped 2 x 2 convolution with padding 1 -> the map at double resolution.
 
     Args:
         groups: (B, 4 * O, h + 1, w + 1), channels last.
         base: (1 or B, O, 2h, 2w), added.
+        dtype: of the result.
     Returns:
         (B, O, 2h, 2w), channels last.
     """
     b, o4, h1, w1 = groups.shape
     o, h, w = o4 // 4, h1 - 1, w1 - 1
-    out = groups.new_empty((b, 2 * h, 2 * w, o)).permute(0, 3, 1, 2)
+    out = groups.new_empty((b, 2 * h, 2 * w, o), dtype=dtype).permute(0, 3, 1, 2)
     for group in range(4):
         y, x = divmod(group, 2)
         part = groups[:, group * o : (group + 1) * o, y : y + h, x : x + w]

@@ -42,7 +42,9 @@ def encode_grid(height: int, width: int, channels: int, device: torch.device) ->
     return torch.cat((y, x), -1).flatten(0, 1)
 
 
-def rotary_grid(height: int, width: int, channels: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def rotary_grid(
+    height: int, width: int, channels: int, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine tables (height * width, channels / 2) of the axial rotary encoding.
 
     The first half of the pairs turns with x, the second with y.
