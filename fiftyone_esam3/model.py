@@ -278,10 +278,8 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
         super().__exit__(*args)
         if self._failures:
             logger.warning(
-                "there was trouble with %d of the images; the field %r says what: "
-                "dataset.exists(%r)",
+                "there was trouble with %d images; the field %r of each says what",
                 self._failures,
-                ERROR_FIELD,
                 ERROR_FIELD,
             )
 

@@ -6,6 +6,7 @@ file to list models, and runs it again for every model that it loads.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +27,16 @@ def download_model(model_name: str, model_path: str) -> None:
     Args:
         model_name: a name of the table, such as ``"efficientsam3-tinyvit-11m"``.
         model_path: where FiftyOne looks for the file.
+
+    Raises:
+        WeightsNotFoundError: offline, or access not granted; the message says what to do.
     """
     require_core()
-    from efficientsam3 import WeightsNotFoundError, weights
-
-    try:
-        target = weights.download(model_name)
-    except WeightsNotFoundError as error:
-        # FiftyOne downloads before it looks at the arguments, and with checkpoint=... these
-        # weights are not needed. Without it, loading fails with this same sentence.
-        logger.warning("the weights of %s were not downloaded: %s", model_name, error)
+    if _loads_other_weights():
         return
+    from efficientsam3 import weights
+
+    target = weights.download(model_name)
     link = Path(model_path)
     link.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -44,6 +44,21 @@ def download_model(model_name: str, model_path: str) -> None:
         link.symlink_to(target.resolve())
     except OSError as error:  # Windows without developer mode; the cache is asked again next time
         logger.debug("no link from %s to the weights: %s", link, error)
+
+
+def _loads_other_weights() -> bool:
+    """Whether this is part of ``load_zoo_model(..., checkpoint=...)``.
+
+    FiftyOne downloads first and hands over the arguments later. Who has weights of their own should
+    not wait for gigabytes that nobody reads, or need a network, so they are read in its frame.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "load_zoo_model":
+            arguments = frame.f_locals.get("kwargs", {})
+            return any(arguments.get(name) for name in ("checkpoint", "variant"))
+        frame = frame.f_back
+    return False
 
 
 def load_model(model_name: str, model_path: str | None = None, **kwargs: Any) -> EfficientSam3:

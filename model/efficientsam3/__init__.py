@@ -6,6 +6,8 @@
 >>> out.masks, out.boxes, out.scores, out.labels
 """
 
+from typing import TYPE_CHECKING
+
 from .errors import (
     CheckpointError,
     EfficientSam3Error,
@@ -14,9 +16,11 @@ from .errors import (
     PromptError,
     WeightsNotFoundError,
 )
-from .image import EncodedImage, Grounding, ImageModel, load
-from .types import Instances
 from .variants import list_models
+
+if TYPE_CHECKING:
+    from .image import EncodedImage, Grounding, ImageModel, load
+    from .types import Instances
 
 __version__ = "0.1.0"
 
@@ -35,3 +39,27 @@ __all__ = [
     "list_models",
     "load",
 ]
+
+# Torch takes seconds to import, and the command line's help needs none of it.
+_LATER = {
+    "EncodedImage": "image",
+    "Grounding": "image",
+    "ImageModel": "image",
+    "Instances": "types",
+    "load": "image",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

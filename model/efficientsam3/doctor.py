@@ -320,7 +320,7 @@ def database_uri() -> str | None:
     return uri if isinstance(uri, str) and uri else None
 
 
-def try_database(mongod: Path, seconds: float = 20) -> str:
+def try_database(mongod: Path, seconds: float = 60) -> str:
     """Start `mongod` on an empty scratch folder and a free local port; "" if it gets ready."""
     with tempfile.TemporaryDirectory(prefix="efficientsam3-doctor-") as folder:
         log = Path(folder, "log")
@@ -399,7 +399,7 @@ def check_offline(environment: Sequence[str] = ("HF_HUB_OFFLINE", "TRANSFORMERS_
 def _output(command: list[str]) -> str:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from . import weights
 from .build import ModelConfig, build
-from .errors import MissingAbilityError, PromptError
-from .nn.detector import Answer, Detector, FoldedDetector, ImageFeatures, fold
+from .errors import CheckpointError, MissingAbilityError, PromptError
+from .nn.detector import Answer, Detector, FoldedDetector, ImageFeatures, fold, share
 from .nn.geometry import Exemplars
 from .nn.interactive import BOTTOM_RIGHT, TOP_LEFT
 from .nn.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -94,7 +94,7 @@ class ImageModel:
         self,
         name: str,
         config: ModelConfig,
-        learned: Detector,
+        source: Callable[[], Detector],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -105,8 +105,13 @@ class ImageModel:
         self.name, self.config, self.speed = name, config, speed
         self.device = torch.device(device) if device is not None else best_device()
         self.dtype = parse_dtype(dtype) if dtype is not None else best_dtype(self.device)
-        self.learned = learned
-        self.net: FoldedDetector = fold(learned, self.dtype, pooled=speed == "fast").to(self.device)
+        self._source = source
+        learned = source()
+        self.net: FoldedDetector = fold(learned, self.dtype, pooled=speed == "fast")
+        fresh = source()
+        if fresh is not learned:
+            share(self.net, learned, fresh)
+        self.net.to(self.device)
         self.abilities = frozenset(
             ability for ability, parts in ABILITIES.items() if set(parts) <= set(config.parts)
         )
@@ -119,7 +124,8 @@ class ImageModel:
         cls, config: ModelConfig, name: str = "untrained", **options: Any
     ) -> ImageModel:
         """An untrained model of ``config``; ``options`` as in ``load``."""
-        return cls(name, config, build(config).eval().requires_grad_(False), **options)
+        learned = build(config).eval().requires_grad_(False)
+        return cls(name, config, lambda: learned, **options)
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -127,7 +133,14 @@ class ImageModel:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``model.safetensors`` and ``config.json``; ``load(folder)`` reads them."""
-        weights.save_folder(Path(folder), self.name, self.config, self.learned)
+        weights.save_folder(Path(folder), self.name, self.config, self.learned())
+
+    def learned(self) -> Detector:
+        """The weights as they were learned, in float32, for training, saving and export.
+
+        They are not kept in memory beside their inference form: files are read again.
+        """
+        return self._source()
 
     # Images ----------------------------------------------------------------------------
 
@@ -558,8 +571,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device)[0] >= 8
     elif device.type == "cpu":
-        can = torch.cpu.get_capabilities()
-        native = bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
+        if hasattr(torch.cpu, "get_capabilities"):
+            can = torch.cpu.get_capabilities()
+            native = bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
+        else:  # before torch 2.10
+            native = bool(torch.cpu._is_avx512_bf16_supported())
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
@@ -614,11 +630,49 @@ def load(
                     f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
                     "list_models()"
                 )
-        saved_name, config, learned = weights.load_folder(Path(name))
-        return ImageModel(saved_name, config, learned, **options)
+        folder = Path(name)
+        saved_name, config, first = weights.load_folder(folder)
+        source = _first_then(
+            first,
+            lambda: weights.load_folder(folder)[2],
+            [folder / weights.CONFIG_FILE, folder / weights.WEIGHTS_FILE],
+        )
+        return ImageModel(saved_name, config, source, **options)
     variant = find_variant(str(name))
     path = Path(checkpoint) if checkpoint is not None else weights.download(variant.name)
-    config, learned = weights.load_upstream(
-        path, variant, base=None if base is None else Path(base), text=text, context=context
-    )
-    return ImageModel(variant.name, config, learned, **options)
+
+    def read() -> tuple[ModelConfig, Detector]:
+        return weights.load_upstream(
+            path,
+            variant,
+            base=None if base is None else Path(base),
+            text=text,
+            context=context,
+        )
+
+    files = [path, *([Path(base)] if base is not None else [])]
+    config, first = read()
+    return ImageModel(variant.name, config, _first_then(first, lambda: read()[1], files), **options)
+
+
+def _first_then(
+    first: Detector, read: Callable[[], Detector], files: list[Path]
+) -> Callable[[], Detector]:
+    """A source that gives ``first`` once, without keeping it, and reads ``files`` after that."""
+
+    def stamp() -> list[tuple[int, int]]:
+        return [(f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+    waiting, written = [first], stamp()
+
+    def source() -> Detector:
+        if waiting:
+            return waiting.pop()
+        if not all(f.is_file() for f in files) or stamp() != written:
+            raise CheckpointError(
+                f"{' or '.join(map(str, files))} has changed since the model was loaded, and its "
+                "learned weights are read from there; load the model again"
+            )
+        return read()
+
+    return source

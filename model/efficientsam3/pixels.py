@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -31,7 +31,8 @@ def read_rgb(image: ImageLike) -> Tensor:
         ImageError: the file cannot be decoded; the array is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _from_pil(_open(Path(image)), str(image))
+        with _open(Path(image)) as opened:  # some formats' files stay open otherwise
+            return _from_pil(opened, str(image))
     if isinstance(image, Image.Image):
         return _from_pil(image, "the image")
     if isinstance(image, np.ndarray):
@@ -74,7 +75,7 @@ def _open(path: Path) -> Image.Image:
             return Image.open(path)
     except FileNotFoundError as error:
         raise ImageError(f"there is no image at {path}") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -86,7 +87,7 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
             top = 255 if values.max(initial=0) <= 255 else 65535
             image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
         array = np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name} cannot be decoded: {error}") from error
     return _from_tensor(torch.from_numpy(array).permute(2, 0, 1))
 

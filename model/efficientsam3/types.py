@@ -164,7 +164,10 @@ class Instances:
         """Some of the instances: an index, a slice, indices, or a (N,) bool array."""
         if isinstance(index, (int, np.integer)):
             index = [int(index)]
-        rows = np.arange(len(self))[np.asarray(index) if not isinstance(index, slice) else index]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(np.int64)  # [] is float
+        rows = np.arange(len(self))[index]
         return Instances(
             boxes=self.boxes[rows],
             scores=self.scores[rows],
@@ -208,13 +211,9 @@ class Instances:
     @property
     def rles(self) -> list[dict[str, Any]]:
         """All masks as COCO run lengths, {"size": [H, W], "counts": str}; one dense at a time."""
-        from pycocotools import mask as coco
+        from .rle import encode
 
-        out = []
-        for i in range(len(self)):
-            rle = coco.encode(np.asfortranarray(self.mask(i), np.uint8))
-            out.append({"size": list(self.size), "counts": rle["counts"].decode("ascii")})
-        return out
+        return [encode(*self.crop(i), self.size) for i in range(len(self))]
 
     def _patch(self, index: int) -> Patch:
         if self.patches is None:

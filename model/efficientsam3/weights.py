@@ -76,6 +76,10 @@ def read_state(path: str | Path) -> State:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(_damaged(path, error)) from error
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":
+        raise CheckpointError(_damaged(path, ValueError("not the start of a PyTorch file")))
     try:
         content = _torch_load(path)
     except pickle.UnpicklingError as error:
@@ -229,7 +233,7 @@ def _recognise_text(state: State) -> tuple[str | None, int]:
     rows = table.shape[2] if table is not None else 0
     if words.shape[1] == 768:
         return "mobileclip2-l", rows
-    mixer = any(".token_mixer." in k for k in state)
+    mixer = any(k.startswith(text) and ".token_mixer." in k for k in state)
     return ("mobileclip-s0" if mixer else "mobileclip-s1"), rows
 
 
@@ -413,7 +417,9 @@ def load_folder(folder: str | Path) -> tuple[str, ModelConfig, Detector]:
             )
         config = ModelConfig.from_dict(content["model"])
         name = str(content["name"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a model's configuration: {error!r}") from error
     state = read_state(folder / WEIGHTS_FILE)
     return name, config, assemble(config, state, str(folder))
@@ -467,6 +473,13 @@ def write_untrained(name: str, path: str | Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build(config)
+    with torch.no_grad():
+        for key, value in net.named_parameters():
+            # Torch's own scale lets activations fade: every mask would be empty.
+            if key.endswith("bias"):
+                value.mul_(0.1)
+            elif value.ndim > 1 and key.endswith("weight") and "embed" not in key:
+                value.mul_(3**0.5)
     save_upstream(path, config, net)
     return Path(path)
 
@@ -493,8 +506,8 @@ def without(config: ModelConfig, *parts: str) -> ModelConfig:
 def download(name: str, *, endpoint: str | None = None) -> Path:
     """The file of a model of the table, from the Hugging Face cache or the hub.
 
-    Downloads resume where they stopped. A file that has just arrived is compared with the
-    hub's own sha256; one that is already cached is used as it is, without network.
+    A connection that breaks is taken up where it broke. A file that has just arrived is
+    compared with the hub's own sha256; a cached one is used as it is, without network.
 
     Args:
         endpoint: another address of the hub (also: the environment's ``HF_ENDPOINT``).
@@ -506,6 +519,8 @@ def download(name: str, *, endpoint: str | None = None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
+    # Of the HTTP client that huggingface_hub uses: it lets broken connections through.
+    broken: type[Exception] = HfHubHTTPError.__bases__[0]
     variant = find_variant(name)
     source = variant.weights
     place = (source.repo, source.path)
@@ -523,7 +538,7 @@ def download(name: str, *, endpoint: str | None = None) -> Path:
         raise WeightsNotFoundError(
             f"{variant.name}: {source.repo} is gated. {source.how_to_get_access or ''}".strip()
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, broken, OSError) as error:
         raise WeightsNotFoundError(
             f"the weights of {variant.name} are not on this machine, and the hub did not give "
             f"them ({_first_line(error)}). {by_hand}"

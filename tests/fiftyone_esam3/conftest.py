@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.fiftyone)
             # FiftyOne's and its dependencies' deprecations are not ours to fix.
-            item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = es3.ImageModel.from_config(tiny_config(), device="cpu", dtype="float32")
-    for name, weight in model.learned.named_parameters():
+    for name, weight in model.learned().named_parameters():
         if name.endswith("weight") and weight.ndim > 1:
             weight.data.mul_(3**0.5)  # else all masks are empty, or the whole image
     folder = tmp_path_factory.mktemp("model") / "tiny"

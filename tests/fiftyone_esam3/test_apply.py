@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import fiftyone as fo
 import numpy as np
 import pytest
 import torch
@@ -76,7 +80,7 @@ def test_the_record_goes_when_the_image_is_repaired(
 ) -> None:
     model = load(classes=["bus"])
     apply(dataset, model)
-    assert "trouble with 1 of the images" in caplog.text
+    assert "trouble with 1 images" in caplog.text
     paths = dataset.values("filepath")
     with open(paths[0], "rb") as good, open(paths[BAD], "wb") as bad:
         bad.write(good.read())
@@ -392,6 +396,20 @@ def test_get_item_takes_another_path_field(dataset: Any, photos: list[str]) -> N
     assert isinstance(get_item({"filepath": photos[0]}), Item)
 
 
+def test_items_cross_process_borders(dataset: Any, load: Load, photos: list[str]) -> None:
+    """Also where worker processes are spawned, and so are sent all that they need."""
+    mapping = {"box_prompt_field": "boxes", "point_prompt_field": "clicks"}
+    get_item = pickle.loads(pickle.dumps(load().build_get_item(mapping)))
+    sample = dataset.first()
+    for path in (photos[0], photos[BAD]):
+        values = {"filepath": path, **{k: sample[v] for k, v in mapping.items()}}
+        item = get_item(values)
+        again = pickle.loads(pickle.dumps(item))
+        assert len(again.prompts.boxes) == len(item.prompts.boxes)
+        assert str(again.error) == str(item.error)
+        assert (again.image is None) == (path == photos[BAD])
+
+
 def test_interactive_reads_an_image_once(dataset: Any, load: Load) -> None:
     model = load()
     model._model = recorder = Recorder(model._model)
@@ -412,11 +430,29 @@ def test_interactive_needs_an_image_first(load: Load) -> None:
         load().predict_interactive(boxes=[[0, 0, 5, 5]])
 
 
-def test_masks_can_be_written_to_files(dataset: Any, load: Load, tmp_path: Any) -> None:
+def test_masks_can_be_written_to_files(dataset: Any, load: Load, tmp_path: Path) -> None:
     apply(dataset, load(classes=["bus"], max_instances=1), output_dir=str(tmp_path / "masks"))
     detection = dataset.first().esam3.detections[0]
     assert detection.mask is None
     assert detection.mask_path.startswith(str(tmp_path))
+
+
+def test_the_labels_go_where_labels_go(dataset: Any, load: Load, tmp_path: Path) -> None:
+    """What surrounds FiftyOne takes the attributes that we add."""
+    apply(dataset, load(classes=["person", "mr. bus"]))
+    dataset.add_dynamic_sample_fields()
+    assert isinstance(dataset.get_field("esam3.concept_presence"), fo.DictField)
+    good = dataset.exists("esam3")
+    assert len(good.to_patches("esam3")) == good.count("esam3.detections")
+    good.export(
+        str(tmp_path / "coco"),
+        dataset_type=fo.types.COCODetectionDataset,
+        label_field="esam3",
+        classes=["person", "mr. bus"],
+    )
+    exported = json.loads((tmp_path / "coco" / "labels.json").read_text())
+    assert len(exported["annotations"]) == good.count("esam3.detections")
+    assert all(a["segmentation"] and a["presence"] for a in exported["annotations"])
 
 
 def test_nothing_is_logged_when_all_is_well(

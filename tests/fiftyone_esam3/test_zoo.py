@@ -39,7 +39,7 @@ def python(script: str, *args: object, **env: str) -> str:
     """What a new process prints."""
     run = subprocess.run(
         [sys.executable, "-c", script, *map(str, args)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **env},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env},
         cwd="/",
         capture_output=True,
         text=True,
@@ -66,11 +66,12 @@ def test_manifests_list_every_model(file: str) -> None:
 def test_the_repository_has_one_manifest() -> None:
     """FiftyOne reads every file of that name."""
     ignored = {".venv", ".git", "build", "dist", "out"}
+    folders = [p for p in ROOT.iterdir() if p.is_dir() and p.name not in ignored]
     found = [
         path.relative_to(ROOT).as_posix()
+        for folder in [ROOT, *folders]
         for name in ("manifest.json", "fiftyone.yml")
-        for path in ROOT.rglob(name)
-        if not ignored & set(path.relative_to(ROOT).parts)
+        for path in (folder.glob(name) if folder == ROOT else folder.rglob(name))
     ]
     assert found == ["fiftyone_esam3/manifest.json"]
 
@@ -114,7 +115,6 @@ def test_a_new_process_needs_no_further_step(tiny: Path, tmp_path: Path) -> None
     options = {"variant": str(tiny), "threshold": 0, "max_instances": 3, "device": "cpu"}
     said = python(APPLY, NAME, tmp_path / "photo.png", options, HF_HOME=str(tmp_path / "hub"))
     assert "fiftyone_esam3.model ['bus', 'person'] 3" in said
-    assert "were not downloaded" in said  # the folder takes the place of the weights
 
 
 @pytest.mark.slow
@@ -258,27 +258,37 @@ def test_without_links_the_cache_is_asked_again(
     assert not manager.is_model_downloaded(str(tmp_path / "zoo" / f"{NAME}.pt"))
 
 
-def test_a_local_checkpoint_needs_no_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def offline(name: str) -> None:
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
         raise es3.WeightsNotFoundError("put the file here")
 
+    monkeypatch.setattr(weights, "download", refuse)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_local_checkpoint_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
     class Stop(Exception):
         pass
 
     def load(name: str, **kwargs: Any) -> None:
-        asked.update(kwargs)
+        asked.update(kwargs, name=name)
         raise Stop
 
-    monkeypatch.setattr(weights, "download", offline)
     monkeypatch.setattr(es3, "load", load)
     with pytest.raises(Stop):
         foz.load_zoo_model(NAME, checkpoint="mine.pt", cache=False)
-    assert asked["checkpoint"] == "mine.pt"
-    assert "put the file here" in caplog.text
+    assert (asked["name"], asked["checkpoint"]) == (NAME, "mine.pt")
+
+
+@pytest.mark.usefixtures("offline")
+def test_weights_that_cannot_be_had_are_told() -> None:
+    with pytest.raises(es3.WeightsNotFoundError, match="put the file here"):
+        foz.load_zoo_model(NAME, cache=False)
+    with pytest.raises(es3.WeightsNotFoundError, match="put the file here"):
+        foz.download_zoo_model(NAME)
 
 
 # Registered as a source ---------------------------------------------------------------------

@@ -18,7 +18,7 @@ from .geometry import Exemplars
 from .interactive import InteractiveFeatures
 from .layers import cast
 from .masks import FoldedMaskHead
-from .neck import FoldedLevel
+from .neck import FoldedLevel, Neck
 from .positions import encode_grid
 from .student import StudentTrunk
 
@@ -138,7 +138,8 @@ class Detector(nn.Module):
         batch = words.shape[0]
         if exemplars is None:
             if image.bare_prompt is None:
-                image.bare_prompt = geometry(image.tokens, image.grid, image.geometry)[0]
+                given = image.tokens, image.grid, image.geometry
+                image.bare_prompt = geometry(*given, batch=len(image.tokens))[0]
             shown = image.bare_prompt.expand(batch, -1, -1)
             keep = valid.new_ones(batch, 1)
         else:
@@ -200,6 +201,8 @@ class FoldedDetector(Detector):
             dict(learned.named_children()), {id(t): t for t in tensors}
         )
         neck = parts.pop("neck")
+        for video in ("memory", "multiplex", "propagation_neck"):
+            parts.pop(video, None)  # no image needs them
         super().__init__(parts)
         self.dtype = dtype
         self.eval()
@@ -208,8 +211,6 @@ class FoldedDetector(Detector):
         self.coarse = FoldedLevel(neck.levels[2], neck.grid, dtype)
         if "masks" in parts:
             self.masks = FoldedMaskHead(parts["masks"], neck, dtype)
-        if "interactive" in parts and "interactive_neck" in parts:
-            self._fold_interactive(dtype)
         parts["fusion"].pooled = pooled
         self._cast(dtype)
         self._places: dict[tuple[int, int], tuple[list[Tensor], Tensor]] = {}
@@ -225,13 +226,11 @@ class FoldedDetector(Detector):
         cast(self.part("fusion"), dtype)
         self.part("decoder").memory_dtype = dtype
 
-    def _fold_interactive(self, dtype: torch.dtype) -> None:
-        neck, masks = self.part("interactive_neck"), self.part("interactive").masks
+    def _fold_interactive(self, neck: Neck) -> nn.ModuleList:
+        masks = self.part("interactive").masks
         after = [masks.conv_s0, masks.conv_s1, None]
-        self.interactive_neck = nn.ModuleList(
-            FoldedLevel(neck.levels[i], neck.grid, dtype, after[i]) for i in range(3)
-        )
-        del masks.conv_s0, masks.conv_s1
+        levels = [FoldedLevel(neck.levels[i], neck.grid, self.dtype, after[i]) for i in range(3)]
+        return nn.ModuleList(levels)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # nn.Module's own
         self._places = {}  # another device
@@ -255,6 +254,8 @@ class FoldedDetector(Detector):
 
     def _interactive_features(self, encoded: Tensor) -> InteractiveFeatures:
         head, neck = self.part("interactive"), self.part("interactive_neck")
+        if isinstance(neck, Neck):  # most sessions never click: folded at the first
+            neck = self.interactive_neck = self._fold_interactive(neck)
         fine, middle, coarse = (level(encoded).float() for level in neck)
         return InteractiveFeatures(coarse + head.no_memory.view(1, -1, 1, 1), middle, fine)
 
@@ -266,8 +267,22 @@ def fold(
     """Make the inference form of ``learned``, which stays as it is and shares what it can.
 
     Args:
-        dtype: of linear maps and convolutions; sums, norms and coordinates stay float32.
+        dtype: of linear maps and convolutions that cost; the rest stays float32.
         pooled: pool keys and values of the fusion encoder's self-attention 2 x 2 (about
             four times cheaper, approximate).
     """
     return FoldedDetector(learned, dtype, pooled=pooled)
+
+
+def share(folded: FoldedDetector, learned: Detector, fresh: Detector) -> None:
+    """Let ``folded`` share with ``fresh`` what it shares with ``learned``.
+
+    Of weights mapped from a file, only what is touched takes memory. Folding touches most:
+    with the same weights mapped anew, those pages can go.
+    """
+    ours = (*learned.parameters(), *learned.buffers())
+    twins = dict(zip(map(id, ours), (*fresh.parameters(), *fresh.buffers()), strict=True))
+    for module in folded.modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, value in tensors.items():
+                tensors[key] = twins.get(id(value), value)  # type: ignore[assignment]

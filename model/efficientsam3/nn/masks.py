@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import Attention, Mlp, layer_norm
-from .neck import FoldedLevel, Neck, after_nearest, interleave
+from .neck import FoldedLevel, Neck, after_nearest, double
 
 
 class PixelDecoder(nn.Module):
@@ -122,8 +122,8 @@ class FoldedMaskHead(nn.Module):
         for i, base in enumerate(image):
             kernel: Tensor = getattr(self, f"double{i}")
             x = x.to(kernel.dtype, memory_format=torch.channels_last)
-            x = interleave(F.conv2d(x, kernel, padding=1), base, torch.float32)
-            x = group_norm(self.head.pixel_decoder.norms[i], x).relu_().to(kernel.dtype)
+            x = double(x, kernel, base=base)
+            x = group_norm(self.head.pixel_decoder.norms[i], x).relu_()
         return x
 
     def read_masks(self, queries: Tensor, pixels: Tensor) -> Tensor:
@@ -131,12 +131,15 @@ class FoldedMaskHead(nn.Module):
         embedded = self.head.mask_embed(queries).float()
         last = self.head.instance_seg_head
         weight, bias = last.weight.float().flatten(1), last.bias.float()
-        flat = pixels.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)  # (B, C, HW), no copy
+        flat = pixels.permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C), no copy
         weights = embedded @ weight
         rounded = weights.to(flat.dtype)
-        logits = (rounded @ flat).float()
-        if flat.dtype != torch.float32:
+        if flat.dtype == torch.float32:
+            logits = flat @ rounded.transpose(1, 2)
+        else:
             # A mask's sign hangs on small differences: add what rounding took from the weights.
-            logits += (weights - rounded).to(flat.dtype) @ flat
-        logits += (embedded @ bias)[..., None]
+            both = torch.cat([rounded, (weights - rounded).to(flat.dtype)], 1)
+            high, low = (flat @ both.transpose(1, 2)).float().chunk(2, -1)
+            logits = high.add_(low)
+        logits = logits.transpose(1, 2) + (embedded @ bias)[..., None]
         return logits.unflatten(-1, pixels.shape[-2:])

@@ -111,28 +111,30 @@ def after_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
     return out.flatten(0, 2)
 
 
-def interleave(
-    groups: Tensor, base: Tensor | None = None, dtype: torch.dtype | None = None
+def double(
+    x: Tensor, kernel: Tensor, bias: Tensor | None = None, base: Tensor | None = None
 ) -> Tensor:
-    """Outputs of a grouped 2 x 2 convolution with padding 1 -> the map at double resolution.
+    """Run a grouped 2 x 2 kernel and put the groups in their places: twice the resolution.
+
+    Group by group: the outputs of all four at once are as large as the map itself.
 
     Args:
-        groups: (B, 4 * O, h + 1, w + 1), channels last.
-        base: (1 or B, O, 2h, 2w), added.
-        dtype: of the result.
+        x: (B, I, h, w), channels last. kernel: (4 * O, I, 2, 2), from ``after_nearest`` or
+            ``after_blocks``. bias: (O,). base: (1 or B, O, 2h, 2w), added.
     Returns:
         (B, O, 2h, 2w), channels last.
     """
-    b, o4, h1, w1 = groups.shape
-    o, h, w = o4 // 4, h1 - 1, w1 - 1
-    out = groups.new_empty((b, 2 * h, 2 * w, o), dtype=dtype).permute(0, 3, 1, 2)
-    for group in range(4):
-        y, x = divmod(group, 2)
-        part = groups[:, group * o : (group + 1) * o, y : y + h, x : x + w]
+    b, _, h, w = x.shape
+    o = kernel.shape[0] // 4
+    out = x.new_empty((b, 2 * h, 2 * w, o)).permute(0, 3, 1, 2)
+    for group, part in enumerate(kernel.chunk(4)):
+        row, column = divmod(group, 2)
+        y = F.conv2d(x, part, bias, padding=1)[:, :, row : row + h, column : column + w]
+        place = out[:, :, row::2, column::2]
         if base is None:
-            out[:, :, y::2, x::2] = part
+            place.copy_(y)
         else:
-            torch.add(part, base[:, :, y::2, x::2], out=out[:, :, y::2, x::2])
+            torch.add(y, base[:, :, row::2, column::2], out=place)
     return out
 
 
@@ -174,7 +176,6 @@ class FoldedLevel(nn.Module):
             self._keep("border", border - border[:, :, 1:2, 1:2], dtype)
             bias = bias + border[0, :, 1, 1]
             smooth = after_blocks(smooth, inner)
-            bias = bias.repeat(4)
         s = first.shape[0]
         # The small map costs nothing in float32.
         self._keep("first", first.flatten(0, 2)[..., None, None], torch.float32)
@@ -190,7 +191,7 @@ class FoldedLevel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv2d(x.to(self.first.dtype), self.first, self.first_bias)
         x = enlarge(x.contiguous(memory_format=torch.channels_last), self.grid)
-        x = F.gelu(x) if self.scale == 4 else x
+        x = torch.ops.aten.gelu_(x) if self.scale == 4 else x  # in place: the map is large
         x = x.to(self.smooth.dtype)
         if self.scale == 1:
             return F.conv2d(x, self.smooth, self.bias, padding=1)
@@ -199,7 +200,7 @@ class FoldedLevel(nn.Module):
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4).permute(0, 3, 1, 2)
         if self.scale == 2:
             return F.conv2d(x, self.smooth, self.bias, padding=1)
-        out = interleave(F.conv2d(x, self.smooth, self.bias, padding=1))
+        out = double(x, self.smooth, self.bias)
         for edge, i in ((0, 0), (-1, 3)):
             out[:, :, edge, :] += self.border[:, :, i, 1:2]
             out[:, :, :, edge] += self.border[:, :, 1:2, i]

@@ -1,0 +1,161 @@
+"""How long each part of a model takes on this machine, and how much arithmetic it is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .image import ImageModel
+from .pixels import ImageLike
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one part: milliseconds (median of the repetitions) and GFLOP (2 a multiply-add)."""
+
+    part: str
+    milliseconds: float
+    gflop: float
+
+    @property
+    def gflops(self) -> float:
+        """Achieved GFLOP a second."""
+        return self.gflop / self.milliseconds * 1e3 if self.milliseconds else 0.0
+
+
+def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """GFLOP a second of a large square matrix product: what the machine can do at best."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = min(_clock(lambda: a @ a, device)[1] for _ in range(4))
+    return 2 * size**3 / best / 1e9
+
+
+def costs(
+    model: ImageModel, image: ImageLike, concept: str = "bus", *, repeat: int = 3, kept: int = 20
+) -> list[Cost]:
+    """Time the parts of one image and one concept, in the order in which they run.
+
+    Args:
+        kept: queries whose masks are made; what a model keeps depends on its weights.
+    """
+    out: list[Cost] = []
+
+    def measure(part: str, run: Callable[[], T]) -> T:
+        run()  # warm: kernels, caches
+        with _counting() as counter:
+            value = run()
+        times = sorted(_clock(run, model.device)[1] for _ in range(repeat))
+        out.append(Cost(part, times[repeat // 2] * 1e3, counter.get_total_flops() / 1e9))
+        return value
+
+    net = model.net
+    with torch.inference_mode():
+        pixels = measure("preprocess", lambda: model.preprocess(image))
+        encoded = measure("image encoder", lambda: net.part("trunk")(pixels))
+        level = measure("coarse pyramid level", lambda: net._coarse_level(encoded))
+        grid = (level.shape[-2], level.shape[-1])
+        places, decoder_places = net._placed(grid)
+        tokens = level.flatten(2).transpose(1, 2).float()
+        fusion = net.part("fusion")
+        measure(
+            "first self-attention and exemplar keys",
+            lambda: (
+                fusion.read_image(tokens, places, grid),
+                net.part("geometry").read_image(tokens, net._positions(grid)),
+            ),
+        )
+        features = net.read_image(pixels)
+        model._texts.clear()
+        words = measure("text encoder", lambda: _fresh_text(model, concept))
+        prompt, mask = measure("prompt", lambda: net.read_prompt(features, words))
+        memory = measure(
+            "fusion encoder", lambda: fusion(features.seen, places, grid, prompt, mask)
+        )
+        measure("decoder", lambda: net.part("decoder")(memory, decoder_places, grid, prompt, mask))
+        answer = net.answer(features, prompt, mask)
+        measure("scoring", lambda: net.part("scoring")(answer.queries, prompt, mask))
+        if "masks" in model.abilities:
+            masks = net.part("masks")
+            shared = measure("pyramid for masks (once an image)", lambda: masks.read_image(encoded))
+            found = measure(
+                "pixel embeddings", lambda: masks.read_pixels(memory, grid, prompt, mask, shared)
+            )
+            best = answer.queries[:, :kept]
+            measure(f"{kept} masks", lambda: masks.read_masks(best, found))
+    return out
+
+
+def _fresh_text(model: ImageModel, concept: str) -> Any:
+    model._texts.clear()
+    return model._read_text([concept])
+
+
+def whole(
+    model: ImageModel, image: ImageLike, concepts: tuple[str, str], *, repeat: int = 3
+) -> dict[str, float]:
+    """Seconds, as a user sees them: "image", "first concept", "next concept", "both" (image
+    and first concept); and "peak MiB" after the very first image and concept. Masks of the
+    twenty best queries are made, none is enlarged.
+    """
+    options: dict[str, Any] = {"threshold": 0.0, "max_instances": 20}
+    first, second = concepts
+    model.segment(image, [first], **options)
+    memory = peak_memory()
+    runs: list[tuple[float, float, float]] = []
+    for _ in range(repeat):
+        model._texts.clear()
+        encoded, a = _clock(lambda: model.encode(image), model.device)
+        _, b = _clock(lambda e=encoded: model.segment(e, [first], **options), model.device)  # type: ignore[misc]
+        _, c = _clock(lambda e=encoded: model.segment(e, [second], **options), model.device)  # type: ignore[misc]
+        runs.append((a, b, c))
+    image_s, first_s, next_s = (sorted(column)[repeat // 2] for column in zip(*runs, strict=True))
+    both = sorted(a + b for a, b, _ in runs)[repeat // 2]
+    return {
+        "image": image_s,
+        "first concept": first_s,
+        "next concept": next_s,
+        "both": both,
+        "peak MiB": memory,
+    }
+
+
+def peak_memory() -> float:
+    """Highest resident memory of this process so far, MiB (0.0 where the system does not say)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _clock(run: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    value = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return value, time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[Any]:
+    """Torch's counter, taught the CPU's fused attention, which its table lacks."""
+    from torch.utils.flop_counter import FlopCounterMode  # 75 MB: not where memory is read
+
+    def attention(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+        batch, heads, rows, width = q
+        return 2 * batch * heads * rows * k[2] * (width + v[3])
+
+    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={cpu: attention}) as counter:
+        yield counter

@@ -1,0 +1,758 @@
+"""Weight files: what is read, what is refused and in which words, what is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import efficientsam3 as es3
+from efficientsam3 import layout, weights
+from efficientsam3.build import OPTIONAL, REQUIRED, ModelConfig, tiny_config
+from efficientsam3.variants import find_variant
+
+from ..parity.upstream import MOBILECLIP_ROWS, Keys, part, placeholders, released_keys
+
+VISION, TEXT = "efficientvit-b0", "mobileclip-s0"
+NAME = "efficientsam3-efficientvit-b0"
+
+State = dict[str, Tensor]
+
+
+def released(release: str = "3.0", context: int = 16, text: str = TEXT) -> Keys:
+    return released_keys(VISION, text, context, release)
+
+
+def write(path: Path, state: Any, wrapper: str | None = "model") -> Path:
+    torch.save({wrapper: state} if wrapper else state, path)
+    return path
+
+
+def load(path: Path, **options: Any) -> tuple[ModelConfig, nn.Module]:
+    return weights.load_upstream(path, **options)
+
+
+def numbers(net: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, float]]:
+    """Shape, dtype and value of each learned tensor; placeholders hold one value each."""
+    return {
+        k: (v.shape, v.dtype, v[(0,) * v.ndim].item())
+        for k, v in net.state_dict().items()
+        if not layout.DERIVED.search(k)
+    }
+
+
+def each(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    """Placeholders with changed numbers, still one number each."""
+    return {k: change(v[(0,) * v.ndim]).expand(v.shape) for k, v in state.items()}
+
+
+def value_of(key: str) -> float:
+    """What the placeholder of a released key holds."""
+    (tensor,) = placeholders({key: ((), torch.float32)}).values()
+    return tensor.item()
+
+
+def spell_bare(key: str) -> str:
+    if key.startswith("tracker."):
+        return "inst_interactive_predictor.model." + key.removeprefix("tracker.")
+    return key.removeprefix("detector.")
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    """A complete released file: each tensor is one number repeated, different for each key."""
+    return placeholders(released())
+
+
+@pytest.fixture(scope="module")
+def plain(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That file in upstream's usual layout."""
+    return write(tmp_path_factory.mktemp("plain") / "file.pt", state)
+
+
+@pytest.fixture(scope="module")
+def expected(plain: Path) -> dict[str, Any]:
+    return numbers(load(plain)[1])
+
+
+# What is read --------------------------------------------------------------------------------
+
+
+def test_each_weight_goes_where_the_table_says(state: State, expected: dict[str, Any]) -> None:
+    rename = layout.to_ours(VISION, TEXT)
+    placed = {}
+    for key in state:
+        canonical = layout.canonical(key)
+        if not layout.ignored(canonical):
+            placed[rename(canonical)] = value_of(key)
+    assert {name: value for name, (_, _, value) in expected.items()} == placed
+
+
+@pytest.mark.parametrize(
+    ("spell", "wrapper"),
+    [
+        (lambda key: key, "model"),
+        (lambda key: key, "state_dict"),
+        (lambda key: key, None),
+        (spell_bare, "model"),
+        (spell_bare, None),
+        (lambda key: "module." + key, "model"),
+        (lambda key: key.replace("trunk.", "trunk.student_trunk."), "model"),
+    ],
+    ids=["model", "state_dict", "unwrapped", "bare", "bare-unwrapped", "module", "student_trunk"],
+)
+def test_every_layout_of_upstream_gives_the_same_model(
+    state: State,
+    expected: dict[str, Any],
+    tmp_path: Path,
+    spell: Callable[[str], str],
+    wrapper: str | None,
+) -> None:
+    path = write(tmp_path / "file.pt", {spell(k): v for k, v in state.items()}, wrapper)
+    config, net = load(path)
+    assert (config.vision, config.text, config.context) == (VISION, TEXT, 16)
+    assert numbers(net) == expected
+
+
+def test_what_training_left_beside_the_model_is_not_read(
+    state: State, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "file.pt"
+    optimizer = {"state": {0: {"step": 3}}, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.99)}]}
+    torch.save({"model": state, "optimizer": optimizer, "epoch": 3, "meta": {"note": None}}, path)
+    assert numbers(load(path)[1]) == expected
+
+
+def test_what_fine_tuning_preserved_of_the_base_model_is_read(
+    state: State, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    frozen = {k: v for k, v in state.items() if part(k) in ("geometry", "interactive", "memory")}
+    frozen |= {k: v for k, v in state.items() if part(k) == "interactive_neck"}
+    trained = {k.removeprefix("detector."): v for k, v in state.items() if k not in frozen}
+    path = tmp_path / "file.pt"
+    torch.save({"model": trained, "preserved_base_model": frozen, "epoch": 3}, path)
+    assert numbers(load(path)[1]) == expected
+    # In whichever way its keys are spelt.
+    bare = {spell_bare(k): v for k, v in frozen.items()}
+    torch.save({"model": trained, "preserved_base_model": bare}, path)
+    assert numbers(load(path)[1]) == expected
+    # What was trained wins over what the base had under another spelling.
+    stale = each({k: v for k, v in state.items() if part(k) == "decoder"}, lambda v: v + 1)
+    torch.save({"model": trained, "preserved_base_model": frozen | stale}, path)
+    assert numbers(load(path)[1]) == expected
+
+
+def test_the_format_before_2020_is_read(
+    state: State, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save({"model": state}, path, _use_new_zipfile_serialization=False)
+    assert numbers(load(path)[1]) == expected
+
+
+def test_safetensors_of_the_same_keys(expected: dict[str, Any], tmp_path: Path) -> None:
+    state = placeholders(released())
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    path = tmp_path / "file.safetensors"
+    save_file({k: v.contiguous() for k, v in halves.items()}, path)
+    assert numbers(load(path)[1]) == expected  # whole numbers below 1000 survive float16
+
+
+def test_other_precisions_become_float32(state: State, tmp_path: Path) -> None:
+    cast = each(state, lambda v: v.bfloat16() if v.is_floating_point() else v)
+    _, net = load(write(tmp_path / "file.pt", cast))
+    learned = {k: v for k, v in net.state_dict().items() if not layout.DERIVED.search(k)}
+    assert {v.dtype for v in learned.values()} == {torch.float32}
+    key = "detector.transformer.decoder.norm.weight"
+    assert learned["decoder.norm.weight"][0] == cast[key][0].float()
+
+
+def test_what_is_not_learned_may_be_in_the_file_or_not(
+    state: State, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    counters = {k for k in state if k.endswith("num_batches_tracked")}
+    assert counters
+    without = {k: v for k, v in state.items() if k not in counters}
+    assert numbers(load(write(tmp_path / "file.pt", without))[1]) == expected
+
+    trunk = "detector.backbone.vision_backbone.trunk."
+    more = state | {
+        f"{trunk}model.backbone.model.head.0.conv.weight": torch.zeros(8, 8),
+        f"{trunk}model.backbone.model.classifier.classifier.l.weight": torch.zeros(8, 8),
+        f"{trunk}model.backbone.model.stages.1.attn.attention_bias_idxs": torch.zeros(4, 4).long(),
+        "detector.transformer.decoder.compilable_cord_cache": torch.zeros(2),
+    }
+    assert numbers(load(write(tmp_path / "file.pt", more))[1]) == expected
+
+
+@pytest.mark.parametrize("release", ["3.0", "3.1"])
+def test_rotary_tables_in_the_file_change_nothing(tmp_path: Path, release: str) -> None:
+    state = placeholders(released_keys("sam3", TEXT, 16, release))
+    tables = {k for k in state if k.endswith("freqs_cis")}
+    assert len(tables) == 32
+    _, with_tables = load(write(tmp_path / "with.pt", state))
+    bare = {k: v for k, v in state.items() if k not in tables}
+    _, without = load(write(tmp_path / "without.pt", bare))
+    assert numbers(with_tables) == numbers(without)
+    attention = without.trunk.blocks[0].attn  # type: ignore[union-attr, index]
+    angle = torch.complex(attention.cos, attention.sin)  # type: ignore[arg-type]
+    assert torch.allclose(angle.abs(), torch.ones(()))
+
+
+def test_the_teachers_image_encoder_left_in_a_students_file_is_dropped(
+    state: State, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    teacher = {k: v for k, v in released_keys("sam3", TEXT, 16).items() if part(k) == "trunk"}
+    assert len(teacher) == 420
+    config, net = load(write(tmp_path / "file.pt", state | placeholders(teacher)))
+    assert config.vision == VISION
+    assert numbers(net) == expected
+
+
+def test_release_3_1_is_recognised_and_its_copies_for_old_loaders_are_not_read(
+    tmp_path: Path,
+) -> None:
+    state = placeholders(released("3.1"))
+    config, net = load(write(tmp_path / "file.pt", state))
+    assert config.scales == (4, 2, 1)
+    assert set(config.parts) == set(OPTIONAL) - {"memory"}
+    neck = "detector.backbone.vision_backbone."
+    copies = {
+        k.replace("interactive_convs", "sam2_convs"): v
+        for k, v in each(state, lambda v: v + 1).items()
+        if k.startswith(neck + "interactive_convs.")
+    }
+    assert len(copies) == 18
+    _, again = load(write(tmp_path / "copies.pt", state | copies))
+    assert numbers(again) == numbers(net)
+
+
+def test_both_releases_give_the_same_image_model(state: State, tmp_path: Path) -> None:
+    """A 3.1 file made of the numbers of a 3.0 file, by the names that upstream reads it by."""
+    old = {layout.to_ours(VISION, TEXT)(layout.canonical(k)): v for k, v in state.items()}
+    keys = released("3.1")
+    rename = layout.to_ours(VISION, TEXT, "3.1")
+    new = {k: old.get(rename(layout.canonical(k)), placeholders({k: keys[k]})[k]) for k in keys}
+    _, net = load(write(tmp_path / "file.pt", new))
+    found = numbers(net)
+    _, reference = load(write(tmp_path / "reference.pt", state))
+    image_parts = {"trunk", "text", "geometry", "fusion", "decoder", "scoring", "masks"}
+    for name, number in numbers(reference).items():
+        head = name.split(".")[0]
+        if head in image_parts | {"interactive"} or ("neck" in head and ".3." not in name):
+            assert found[name] == number, name
+
+
+# Context -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose text encoder has 77 positions; row i holds the number i."""
+    state = placeholders(released(context=77))
+    width = state[MOBILECLIP_ROWS].shape[-1]
+    rows = torch.arange(77, dtype=torch.float32)
+    state[MOBILECLIP_ROWS] = rows.view(1, 1, 77, 1).expand(1, 1, 77, width)
+    return write(tmp_path_factory.mktemp("long") / "file.pt", state)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "used"),
+    [(None, True, 16), (None, False, 77), (32, True, 32), (77, True, 77), (3, True, 3)],
+)
+def test_a_longer_position_table_is_cut(
+    long_table: Path, asked: int | None, named: bool, used: int
+) -> None:
+    variant = find_variant(NAME) if named else None
+    config, net = load(long_table, variant=variant, context=asked)
+    assert config.context == used
+    table = net.state_dict()["text.positions"]
+    assert table.shape[2] == used
+    assert torch.equal(table[0, 0, :, 0], torch.arange(used, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("context", [2, 0, -1, 78])
+def test_a_context_that_the_weights_do_not_have(long_table: Path, context: int) -> None:
+    with pytest.raises(es3.CheckpointError, match=rf"context={context}\b.*77.*choose 3 to 77"):
+        es3.load(NAME, checkpoint=long_table, context=context)
+
+
+# Another model's file ------------------------------------------------------------------------
+
+
+def test_a_file_of_another_image_encoder(plain: Path) -> None:
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load("efficientsam3-tinyvit-11m", checkpoint=plain)
+    for word in (str(plain), "image encoder", VISION, "tinyvit-11m"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["mobileclip-s1", "clip"])
+def test_another_text_encoder_than_the_file_has(plain: Path, asked: str) -> None:
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load(NAME, checkpoint=plain, text=asked)
+    for word in (str(plain), "text encoder", TEXT, asked):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["mobileclip-s0", "mobileclip-s1", "mobileclip2-l", "sam3"])
+@pytest.mark.parametrize("vision", ["repvit-m0.9", "tinyvit-5m", "efficientvit-b2", "sam3"])
+def test_encoders_are_recognised(vision: str, text: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "file.pt", placeholders(released_keys(vision, text, 32)))
+    contents = weights.Contents.read(path)
+    assert (contents.vision, contents.text) == (vision, text)
+    assert (contents.rows, contents.release) == (32, "3.0")
+
+
+def test_weights_of_an_unrelated_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "resnet.pth", {"conv1.weight": torch.zeros(64, 3, 7, 7)}, None)
+    with pytest.raises(es3.CheckpointError, match=r"resnet\.pth has no image encoder"):
+        es3.load(NAME, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("detector.transformer.decoder.extra.weight", "decoder.extra.weight"),
+        ("detector.backbone.vision_backbone.trunk.model.head.5.weight", "trunk.head.5.weight"),
+        ("tracker.something_new", "tracker.something_new"),
+        ("optimizer_step", "optimizer_step"),
+    ],
+)
+def test_a_left_over_key_is_an_error_that_names_it(
+    state: State, tmp_path: Path, key: str, named: str
+) -> None:
+    path = write(tmp_path / "file.pt", state | {key: torch.zeros(1)})
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load(NAME, checkpoint=path)
+    assert str(path) in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_a_misshapen_weight_is_an_error_with_both_shapes(state: State, tmp_path: Path) -> None:
+    key = "detector.transformer.decoder.norm.weight"
+    path = write(tmp_path / "file.pt", state | {key: torch.zeros(128)})
+    with pytest.raises(es3.CheckpointError, match=r"decoder\.norm\.weight is \(128,\).*\(256,\)"):
+        es3.load(NAME, checkpoint=path)
+
+
+# Missing groups ------------------------------------------------------------------------------
+
+
+def lacking(state: State, *parts: str) -> State:
+    return {k: v for k, v in state.items() if part(k) not in parts}
+
+
+@pytest.mark.parametrize(
+    ("parts", "abilities"),
+    [
+        ((), {"concepts", "exemplars", "masks", "interactive", "video"}),
+        (("geometry",), {"masks", "interactive", "video"}),
+        (("masks",), {"concepts", "exemplars", "interactive", "video"}),
+        (("memory",), {"concepts", "exemplars", "masks", "interactive"}),
+        (("interactive",), {"concepts", "exemplars", "masks"}),
+        (("interactive_neck",), {"concepts", "exemplars", "masks"}),
+        (
+            ("geometry", "interactive", "interactive_neck", "memory"),
+            {"masks"},
+        ),
+    ],
+    ids=lambda x: "+".join(x) if isinstance(x, tuple) else None,
+)
+def test_a_group_that_is_absent_takes_its_ability_along(
+    state: State, tmp_path: Path, parts: tuple[str, ...], abilities: set[str]
+) -> None:
+    config, net = load(write(tmp_path / "file.pt", lacking(state, *parts)))
+    assert set(config.parts) == set(OPTIONAL) - {"propagation_neck", "multiplex", *parts}
+    assert not set(parts) & {name for name, _ in net.named_children()}
+    assert {
+        ability for ability, needs in es3.image.ABILITIES.items() if set(needs) <= set(config.parts)
+    } == abilities
+
+
+def test_an_absent_group_is_an_error_when_it_is_asked_for(state: State, tmp_path: Path) -> None:
+    absent = lacking(state, "geometry", "interactive", "interactive_neck", "memory")
+    path = write(tmp_path / "file.pt", absent)
+    model = es3.load(NAME, checkpoint=path, device="cpu", dtype="float32")
+    assert model.abilities == {"masks"}
+    image = np.zeros((8, 8, 3), np.uint8)
+    questions: list[tuple[Callable[[], Any], str]] = [
+        (lambda: model.segment(image, ["bus"]), "geometry encoder"),
+        (lambda: model.segment(image, boxes=[[1, 1, 5, 5]]), "geometry encoder"),
+        (lambda: model.segment(image, points=[[1, 1]]), "interactive head and no second neck"),
+        (lambda: model.segment_objects(image, boxes=[[1, 1, 5, 5]]), "interactive head"),
+        (lambda: model.ground(model.preprocess(image), ["bus"]), "geometry encoder"),
+    ]
+    for ask, part_name in questions:
+        with pytest.raises(es3.MissingAbilityError) as caught:
+            ask()
+        assert part_name in str(caught.value)
+        assert "base=" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SAM3's own file; all its numbers are higher by 0.5."""
+    state = placeholders(released_keys("sam3", "sam3", 32))
+    shifted = each(state, lambda v: v + 0.5)
+    return write(tmp_path_factory.mktemp("base") / "sam3.pt", shifted)
+
+
+def test_base_fills_what_is_absent_and_nothing_else(
+    state: State, expected: dict[str, Any], base: Path, tmp_path: Path
+) -> None:
+    gone = ("geometry", "interactive", "interactive_neck", "memory")
+    path = write(tmp_path / "file.pt", lacking(state, *gone))
+    config, net = load(path, base=base)
+    assert (config.vision, config.text, config.context) == (VISION, TEXT, 16)
+    found = numbers(net)
+    assert found.keys() == expected.keys()
+    for name, (shape, dtype, number) in expected.items():
+        shift = 0.5 if name.split(".")[0] in gone else 0.0
+        assert found[name] == (shape, dtype, number + shift)
+
+
+def test_base_brings_a_text_encoder(state: State, base: Path, tmp_path: Path) -> None:
+    stage1 = write(tmp_path / "file.pt", lacking(state, "text"))
+    with pytest.raises(es3.CheckpointError, match="has no text encoder.*base="):
+        es3.load(NAME, checkpoint=stage1)
+    config, net = load(stage1, base=base)
+    assert (config.vision, config.text, config.context) == (VISION, "sam3", 32)
+    assert numbers(net)["text.positions"][2] % 1 == 0.5
+
+    both = write(tmp_path / "both.pt", state)
+    assert load(both, base=base)[0].text == TEXT
+    config, net = load(both, base=base, text="sam3", context=20)
+    assert (config.text, config.context) == ("sam3", 20)
+    assert net.state_dict()["text.positions"].shape == (20, 1024)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_required_group_that_is_absent(state: State, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "file.pt", lacking(state, name))
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load(NAME, checkpoint=path)
+    for word in (str(path), weights.MEANING[name], "base="):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("release", ["3.0", "3.1"])
+def test_a_group_that_is_partly_there_is_an_error_that_names_keys(
+    tmp_path: Path, release: str
+) -> None:
+    state = placeholders(released(release))
+    rename = layout.to_ours(VISION, TEXT, release)
+    lost = {}
+    for key in reversed(state):
+        # Encoders are recognised by some of their keys: lose others.
+        if "num_batches" not in key and "head.0" not in key:
+            lost.setdefault(part(key), key)
+    assert set(lost) == {part(k) for k in state}
+    for group, key in lost.items():
+        path = write(tmp_path / "file.pt", {k: v for k, v in state.items() if k != key})
+        with pytest.raises(es3.CheckpointError, match="only part of the") as caught:
+            load(path)
+        for word in (str(path), weights.MEANING[group], rename(layout.canonical(key))):
+            assert word in str(caught.value)
+
+
+# Damaged and hostile files -------------------------------------------------------------------
+
+
+class Hostile:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "pickle", "nested", "renamed"])
+def test_a_hostile_file_runs_nothing(tmp_path: Path, kind: str) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "file.pt"
+    hostile = Hostile(marker)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(hostile, protocol=2))
+    elif kind == "renamed":
+        path = path.with_suffix(".safetensors")
+        path.write_bytes(pickle.dumps({"model": hostile}))
+    elif kind == "nested":
+        torch.save({"model": {"a.weight": torch.zeros(1)}, "optimizer": [hostile]}, path)
+    else:
+        torch.save({"model": hostile}, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load(NAME, checkpoint=path)
+    assert not marker.exists()
+    assert str(path) in str(caught.value)
+    if kind != "renamed":
+        assert "could run code" in str(caught.value)
+        assert ".safetensors" in str(caught.value)
+
+
+def test_the_hostile_file_of_these_tests_is_hostile(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    pickle.loads(pickle.dumps(Hostile(marker)))
+    assert marker.exists()
+
+
+def damaged_files(plain: Path, tmp_path: Path) -> dict[str, Path]:
+    whole = plain.read_bytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("readme.txt", "not weights")
+    safe = tmp_path / "whole.safetensors"
+    save_file({"a": torch.zeros(1000)}, safe)
+    old = tmp_path / "old.pth"
+    torch.save({"model": {"a": torch.zeros(1000)}}, old, _use_new_zipfile_serialization=False)
+    contents = {
+        "empty.pt": b"",
+        "start.pt": whole[: len(whole) // 2],
+        "almost.pt": whole[:-1],
+        "end.pt": whole[len(whole) // 2 :],
+        "old_cut.pth": old.read_bytes()[:-500],
+        "zip.pt": buffer.getvalue(),
+        "page.pt": b"<!doctype html><title>Not found</title>",
+        "lfs.pt": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 492833168\n",
+        "empty.safetensors": b"",
+        "cut.safetensors": safe.read_bytes()[:-1],
+        "head.safetensors": safe.read_bytes()[:20],
+        "noise.safetensors": bytes(range(256)) * 4,
+    }
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = tmp_path / name
+        paths[name].write_bytes(content)
+    return paths
+
+
+def test_damaged_files(plain: Path, tmp_path: Path) -> None:
+    for path in damaged_files(plain, tmp_path).values():
+        with pytest.raises(es3.CheckpointError) as caught:
+            es3.load(NAME, checkpoint=path)
+        assert str(path) in str(caught.value)
+        assert "Delete it and download it again" in str(caught.value), path
+
+
+@pytest.mark.parametrize(
+    ("content", "described"),
+    [
+        ([torch.zeros(1)], "a list"),
+        (torch.zeros(3), "a Tensor"),
+        ({}, "nothing"),
+        ({"model": {}}, "nothing"),
+        ({"epoch": 3, "lr": 0.1}, "'epoch', 'lr'"),
+        ({"model": {"a": torch.zeros(1), "b": "text"}}, "'b'"),
+        ({1: torch.zeros(1)}, "not a dictionary of tensors by name"),
+    ],
+    ids=["list", "tensor", "empty", "empty-model", "no-tensors", "mixed", "numbered"],
+)
+def test_a_file_that_holds_something_else(tmp_path: Path, content: Any, described: str) -> None:
+    path = write(tmp_path / "file.pt", content, None)
+    with pytest.raises(es3.CheckpointError, match="not a dictionary of tensors by name") as caught:
+        es3.load(NAME, checkpoint=path)
+    assert described in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, plain: Path) -> None:
+    for options in ({"checkpoint": tmp_path / "no.pt"}, {"checkpoint": plain, "base": "no.pt"}):
+        with pytest.raises(es3.WeightsNotFoundError, match=r"no weight file at .*no\.pt"):
+            es3.load(NAME, **options)  # type: ignore[arg-type]
+
+
+# Our own format ------------------------------------------------------------------------------
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> es3.ImageModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = tiny_config(**changes)
+        return es3.ImageModel.from_config(config, "tiny", device="cpu", dtype="float32")
+
+
+def same_bits(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(v.view(-1).view(torch.uint8), theirs[k].view(-1).view(torch.uint8))
+        for k, v in ours.items()
+    )
+
+
+def test_saved_and_loaded_again_it_is_the_same_model(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save(tmp_path / "new" / "folder")
+    again = es3.load(tmp_path / "new" / "folder", device="cpu", dtype="float32")
+    assert (again.name, again.config) == (model.name, model.config)
+    assert same_bits(again.learned(), model.learned())
+    image = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
+    a, b = (m.ground(m.preprocess(image), ["bus"]) for m in (model, again))
+    torch.testing.assert_close(a.masks, b.masks, rtol=0, atol=1e-5)
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_a_reduced_model_is_saved_reduced(tmp_path: Path) -> None:
+    model = tiny_model(parts=("geometry",))
+    model.save(tmp_path)
+    again = es3.load(tmp_path, device="cpu", dtype="float32")
+    assert again.abilities == {"concepts", "exemplars"}
+    assert again.config == model.config
+    assert weights.without(tiny_config(), "masks", "memory").parts == (
+        "geometry",
+        "interactive",
+        "interactive_neck",
+    )
+
+
+def test_an_upstream_file_becomes_a_folder_and_a_file_again(state: State, tmp_path: Path) -> None:
+    for release in ("3.0", "3.1"):
+        source = placeholders(released(release))
+        config, net = load(write(tmp_path / "source.pt", source))
+        weights.save_upstream(tmp_path / "target.pt", config, net)
+        written = torch.load(tmp_path / "target.pt", weights_only=True)["model"]
+        assert written.keys() == source.keys()
+        for key, value in written.items():
+            if "num_batches" not in key:
+                assert value.shape == source[key].shape
+                assert value[(0,) * value.ndim] == value_of(key)
+
+
+def test_a_model_that_upstream_has_not(tmp_path: Path) -> None:
+    model = tiny_model()
+    with pytest.raises(es3.CheckpointError, match="own format instead"):
+        weights.save_upstream(tmp_path / "file.pt", model.config, model.learned())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(es3.WeightsNotFoundError, match=r"no config\.json"):
+        es3.load(tmp_path)
+    tiny_model().save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(es3.WeightsNotFoundError, match=r"model\.safetensors"):
+        es3.load(tmp_path)
+
+
+@pytest.mark.parametrize("argument", ["checkpoint", "text", "context", "base"])
+def test_a_saved_model_is_whole_as_it_is(tmp_path: Path, argument: str) -> None:
+    tiny_model().save(tmp_path)
+    with pytest.raises(ValueError, match=f"{argument}= goes with a name"):
+        es3.load(tmp_path, **{argument: "x"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[1, 2]",
+        lambda text: "null",
+        lambda text: text.replace('"model"', '"modell"'),
+        lambda text: text.replace('"queries"', '"querys"'),
+        lambda text: text.replace('"context": 16', '"context": 1'),
+        lambda text: text.replace('"geometry"', '"geometrie"'),
+        lambda text: "\0\xff",
+    ],
+    ids=["cut", "empty", "list", "null", "no-model", "field", "context", "part", "binary"],
+)
+def test_a_damaged_configuration(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    tiny_model().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    with pytest.raises(es3.CheckpointError) as caught:
+        es3.load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_newer_format(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(es3.CheckpointError, match="format 99.*Update efficientsam3"):
+        es3.load(tmp_path)
+
+
+def test_weights_of_another_size_beside_a_configuration(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save(tmp_path)
+    other = replace(model.config, queries=20)
+    content = {"format": 1, "name": "tiny", "model": other.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(es3.CheckpointError, match=r"query_embed\.weight is \(12, 16\).*\(20, 16\)"):
+        es3.load(tmp_path)
+
+
+@pytest.mark.parametrize("breaks", ["weights", "config"])
+def test_a_write_that_fails_leaves_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    old = tiny_model(seed=0)
+    old.save(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        path = args[0] if breaks == "config" else args[1]
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    if breaks == "weights":
+        monkeypatch.setattr(weights, "save_file", full)
+    else:
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        old.save(tmp_path)
+    monkeypatch.undo()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert same_bits(es3.load(tmp_path, device="cpu").learned(), old.learned())
+
+
+def test_a_loaded_model_survives_a_new_one_in_its_place(tmp_path: Path) -> None:
+    first, second = tiny_model(seed=1), tiny_model(seed=2)
+    first.save(tmp_path)
+    loaded = es3.load(tmp_path, device="cpu", dtype="float32")
+    pixels = loaded.preprocess(np.zeros((8, 8, 3), np.uint8))
+    before = loaded.ground(pixels, ["bus"])
+    second.save(tmp_path)
+    after = loaded.ground(pixels, ["bus"])
+    assert torch.equal(after.logits, before.logits)
+    assert torch.equal(after.masks, before.masks)
+    assert same_bits(es3.load(tmp_path, device="cpu").learned(), second.learned())
+
+
+@pytest.mark.parametrize("parts", [tiny_config().parts, ("geometry",)])
+def test_configuration_survives_json(parts: tuple[str, ...]) -> None:
+    for config in (tiny_config(parts=parts), ModelConfig("sam3", "mobileclip-s1", 77, parts)):
+        read = json.loads(json.dumps(config.to_dict()))
+        assert ModelConfig.from_dict(read) == config
+
+
+# Untrained weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_untrained_weights_of_a_row_load_as_that_row(tmp_path: Path) -> None:
+    paths = [weights.write_untrained(NAME, tmp_path / f"{i}.pt") for i in range(2)]
+    a, b = (torch.load(p, weights_only=True, mmap=True)["model"] for p in paths)
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+    assert a.keys() == placeholders(released("3.1")).keys()
+    model = es3.load(NAME, checkpoint=paths[0], device="cpu")
+    assert model.abilities >= {"concepts", "exemplars", "masks", "interactive"}
+    out = model.segment(np.zeros((30, 40, 3), np.uint8), ["bus"], threshold=0.0, max_instances=5)
+    assert len(out) == 5
+    assert any(out.mask(i).any() for i in range(5)), "noise, but with shapes in it"
