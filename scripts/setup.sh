@@ -138,6 +138,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
     pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' ||
     fail "the package with the photographs could not be installed." "Run make $profile again."
   printf '%s\n' "$key" >"$stamp"
+  # The demo needs a part of what the tests need.
+  [ "$profile" = demo ] || cp "$stamp" .venv/.setup-demo
 else
   step "packages: .venv is up to date"
 fi

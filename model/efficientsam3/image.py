@@ -103,7 +103,7 @@ class ImageModel:
         if speed not in ("exact", "fast"):
             raise ValueError(f"speed is 'exact' or 'fast'; got {speed!r}")
         self.name, self.config, self.speed = name, config, speed
-        self.device = torch.device(device) if device is not None else best_device()
+        self.device = _device(device) if device is not None else best_device()
         self.dtype = parse_dtype(dtype) if dtype is not None else best_dtype(self.device)
         self._source = source
         learned = source()
@@ -564,6 +564,19 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _device(device: torch.device | str) -> torch.device:
+    chosen = torch.device(device)
+    missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
+        chosen.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ValueError(
+            f"device={str(device)!r}, but this machine has none that torch can use; leave device "
+            "out for the best there is, and see `efficientsam3 doctor`"
+        )
+    return chosen
 
 
 def best_dtype(device: torch.device) -> torch.dtype:

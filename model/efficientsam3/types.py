@@ -47,8 +47,14 @@ class LogitPatch:
         columns, low_x, high_x, part_x = _sampling(
             self.left, self.logits.shape[1], self.grid[1], size[1]
         )
-        tall = self.logits[low_y] * (1 - part_y[:, None]) + self.logits[high_y] * part_y[:, None]
-        dense = tall[:, low_x] * (1 - part_x) + tall[:, high_x] * part_x > 0
+        dense = np.empty((len(part_y), len(part_x)), bool)
+        # Some rows at a time: a panorama's mask in float32 is a gigabyte.
+        step = max(1, (1 << 22) // max(1, len(part_x)))
+        for top in range(0, len(part_y), step):
+            some = slice(top, top + step)
+            share = part_y[some, None]
+            tall = self.logits[low_y[some]] * (1 - share) + self.logits[high_y[some]] * share
+            dense[some] = tall[:, low_x] * (1 - part_x) + tall[:, high_x] * part_x > 0
         return _tighten(dense, rows, columns)
 
 

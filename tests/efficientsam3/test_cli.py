@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image
 from pycocotools import mask as coco
 from typer.testing import CliRunner
@@ -28,7 +27,7 @@ from efficientsam3.build import TextConfig, VitConfig, tiny_config
 numpy_warns = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def run(*arguments: Any, code: int = 0) -> Result:
+def run(*arguments: Any, code: int = 0) -> Any:
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     unexpected = result.exception and not isinstance(result.exception, SystemExit)
     assert not unexpected, result.exception
@@ -82,7 +81,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def segment(model: Path, photos: Path | str, out: Path, *more: Any, code: int = 0) -> Result:
+def segment(model: Path, photos: Path | str, out: Path, *more: Any, code: int = 0) -> Any:
     arguments = ["--concept", "person", "--concept", "bus", "--threshold", 0.2, *more]
     return run("segment", photos, *arguments, "--out", out, "--model", model, code=code)
 
