@@ -426,7 +426,7 @@ def test_base_fills_what_is_absent_and_nothing_else(
 
 def test_base_brings_a_text_encoder(state: State, base: Path, tmp_path: Path) -> None:
     stage1 = write(tmp_path / "file.pt", lacking(state, "text"))
-    with pytest.raises(es3.CheckpointError, match="has no text encoder.*base="):
+    with pytest.raises(es3.CheckpointError, match=r"has no text encoder.*base="):
         es3.load(NAME, checkpoint=stage1)
     config, net = load(stage1, base=base)
     assert (config.vision, config.text, config.context) == (VISION, "sam3", 32)
