@@ -683,7 +683,7 @@ def test_a_newer_format(tmp_path: Path) -> None:
     tiny_model().save(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(es3.CheckpointError, match="format 99.*Update efficientsam3"):
+    with pytest.raises(es3.CheckpointError, match=r"format 99.*Update efficientsam3"):
         es3.load(tmp_path)
 
 
