@@ -181,10 +181,48 @@ def compare(arguments: argparse.Namespace) -> None:
     medians = {n: {k: float(np.median([r[k] for r in rs])) for k in keys} for n, rs in rows.items()}
     for name, row in medians.items():
         print(f"{name:18s}" + "".join(f"{row[k]:16.2f}" for k in keys))
+    if arguments.svg:
+        chart(medians, arguments.svg)
     if "upstream" in medians:
         for name, row in medians.items():
             ratios = "".join(f"{medians['upstream'][k] / row[k]:15.2f}x" for k in keys)
             print(f"upstream / {name:7s}" + ratios)
+
+
+def chart(medians: dict[str, dict[str, float]], path: Path) -> None:
+    """Write the bars of the README: one image and one concept, and each further concept."""
+    names = {"upstream": "upstream", "exact best": "ours", "fast best": 'ours, speed="fast"'}
+    bars = [
+        (names.get(name, name), key, row[key], colour)
+        for key in ("both", "next concept")
+        for (name, row), colour in zip(
+            medians.items(), ("#9aa3ad", "#1769e0", "#19a974"), strict=False
+        )
+    ]
+    longest = max(seconds for *_, seconds, _ in bars)
+    lines, y = [], 8
+    titles = {
+        "both": "one image and one concept, two CPU cores",
+        "next concept": "each further concept on the same image",
+    }
+    for index, (name, key, seconds, colour) in enumerate(bars):
+        if index == 0 or bars[index - 1][1] != key:
+            lines.append(f'<text x="8" y="{y + 18}" font-weight="bold">{titles[key]}</text>')
+            y += 28
+        width = 430 * seconds / longest
+        lines.append(f'<text x="8" y="{y + 15}">{name}</text>')
+        lines.append(
+            f'<rect x="150" y="{y}" width="{width:.0f}" height="20" rx="3" fill="{colour}"/>'
+        )
+        lines.append(f'<text x="{158 + width:.0f}" y="{y + 15}">{seconds:.1f} s</text>')
+        y += 27
+        if index + 1 < len(bars) and bars[index + 1][1] != key:
+            y += 12
+    style = "font-family='sans-serif' font-size='14' fill='#24292f'"
+    path.write_text(
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 660 {y + 6}' width='660' {style}>\n"
+        f"<rect width='660' height='{y + 6}' fill='#ffffff'/>\n" + "\n".join(lines) + "\n</svg>\n"
+    )
 
 
 def main() -> None:
@@ -197,6 +235,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--turns", type=int, default=1, help="processes of each kind, in turn")
     parser.add_argument("--upstream", help="a checkout of upstream, to time beside ours")
+    parser.add_argument("--svg", type=Path, help="draw the times into this file")
     parser.add_argument("--only", choices=["parts", "whole", "agreement"])
     parser.add_argument("--child", choices=["ours", "upstream"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from .nn.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .nn.tokenizer import tokenize
 from .pixels import ImageLike, normalise, read_rgb
 from .prompts import (
+    check_labelled,
     pack_exemplars,
     read_array,
     read_boxes,
@@ -223,6 +224,8 @@ class ImageModel:
             PromptError, ImageError, MissingAbilityError: the message says the way out.
         """
         asked = read_concepts(concepts)
+        check_labelled(box_labels, boxes, "box_labels", "boxes")
+        check_labelled(point_labels, points, "point_labels", "points")
         if asked is None and boxes is None:
             if points is None:
                 raise PromptError(
@@ -238,6 +241,8 @@ class ImageModel:
         self._need("concepts" if boxes is None and points is None else "exemplars")
         if not 0 <= threshold <= 1:
             raise PromptError(f"threshold is between 0 and 1; got {threshold}")
+        if nms is not None and not 0 <= nms <= 1:
+            raise PromptError(f"nms is an IoU between 0 and 1; got {nms}")
         if max_instances is not None and max_instances < 0:
             raise PromptError(f"max_instances is 0 or more; got {max_instances}")
         encoded = self.encode(image)
@@ -412,6 +417,7 @@ class ImageModel:
             the probability that there is an object at all, ``boxes`` those of the masks.
         """
         self._need("interactive")
+        check_labelled(point_labels, points, "point_labels", "points")
         encoded = self.encode(image)
         xy, labels, earlier = self._clicks(encoded.size, boxes, points, point_labels, masks)
         features = self.net.interactive_features(encoded.features)
@@ -440,7 +446,7 @@ class ImageModel:
             )
         out = join(found)
         low = [f.low_res for f in found if f.low_res is not None]
-        return _with_low_res(out, np.concatenate(low))
+        return replace(out, low_res=np.concatenate(low))
 
     def _clicks(
         self, size: tuple[int, int], boxes: Any, points: Any, point_labels: Any, masks: Any
@@ -470,6 +476,8 @@ class ImageModel:
                     f"masks are (N, 1, {side}, {side}) logits, such as low_res of an earlier "
                     f"answer; got {np.shape(masks)}"
                 )
+            if not torch.isfinite(earlier).all():
+                raise PromptError("masks hold NaN or infinite values; pass low_res as it came")
         counts = {len(c) for c in coordinates} | ({len(earlier)} if earlier is not None else set())
         if not counts:
             raise PromptError("nothing to segment: pass boxes, points or masks")
@@ -526,20 +534,15 @@ def _object(logits: Array, quality: Array, presence: Tensor, size: tuple[int, in
     patches: list[Patch] = [LogitPatch.cut(_fill_holes(m)) for m in logits]
     n, probability = len(patches), float(presence.sigmoid())
     boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(n, 4)
-    found = Instances(
+    return Instances(
         boxes=boxes,
         scores=quality.astype(np.float32),
         presence=np.full(n, probability, np.float32),
         labels=[OBJECT] * n,
         size=size,
         patches=patches,
+        low_res=logits[:, None].clip(-32, 32),
     )
-    return _with_low_res(found, logits[:, None].clip(-32, 32))
-
-
-def _with_low_res(found: Instances, low_res: Array) -> Instances:
-    object.__setattr__(found, "low_res", low_res)
-    return found
 
 
 def _fill_holes(logits: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ def read_concepts(concepts: str | Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(concepts, str):
         concepts = [concepts]
+    if not isinstance(concepts, Iterable):
+        raise PromptError(f"concepts are phrases such as ['person']; got {concepts!r}")
     names = list(dict.fromkeys(read_phrase(c) for c in concepts))
     if not names:
         raise PromptError("concepts is empty: name at least one, such as ['person']")
@@ -83,6 +85,12 @@ def read_points(points: Any, size: tuple[int, int], checked: Any = None) -> Arra
             f"point {used[outside][0].tolist()} lies outside the image of {width} x {height} pixels"
         )
     return array
+
+
+def check_labelled(labels: Any, prompts: Any, name: str, meaning: str) -> None:
+    """Labels without what they label are a slip of the caller."""
+    if labels is not None and prompts is None:
+        raise PromptError(f"{name} are given without {meaning}; pass both, or neither")
 
 
 def read_labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = False) -> Array:

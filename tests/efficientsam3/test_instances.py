@@ -113,6 +113,7 @@ def test_masks_of_pixels() -> None:
     assert not nothing.masks.any()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
 @pytest.mark.parametrize("size", [(30, 40), (1, 1), (97, 61)], ids=str)
 def test_dense_masks_crops_and_run_lengths_agree(size: tuple[int, int]) -> None:
     from pycocotools import mask as coco
