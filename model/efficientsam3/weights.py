@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import layout
-from .build import OPTIONAL, REQUIRED, ModelConfig, build
+from .build import OPTIONAL, REQUIRED, TEXTS, ModelConfig, build
 from .errors import CheckpointError, WeightsNotFoundError
 from .nn.detector import Detector
 from .variants import Variant, find_variant
@@ -270,6 +270,10 @@ def load_upstream(
     Raises:
         CheckpointError: another model's file, unknown or missing weights, wrong shapes.
     """
+    if text is not None:
+        text = text.lower()
+        if text not in TEXTS:
+            raise CheckpointError(f"unknown text encoder {text!r}; known: {', '.join(TEXTS)}")
     first = Contents.read(checkpoint)
     sources = [first, *([Contents.read(base)] if base is not None else [])]
     vision = _agree(sources, "vision", variant.vision if variant else None, "image encoder")
