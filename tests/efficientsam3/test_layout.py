@@ -13,6 +13,8 @@ from efficientsam3.weights import config_of
 
 from ..parity.upstream import Keys, released_keys
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Shapes = dict[str, tuple[int, ...]]
 
 

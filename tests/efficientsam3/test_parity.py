@@ -91,6 +91,10 @@ class Case:
         """Our float32 answers, by number of the prompt."""
         return {i: self.ground(self.model, p) for i, p in self.prompts("concept")}
 
+    @functools.cached_property
+    def encoded(self) -> es3.EncodedImage:
+        return self.model.encode(self.photo)
+
 
 def photo(path: str) -> Path:
     """A file that the ultralytics package ships; the package itself is not imported."""
@@ -163,7 +167,7 @@ def test_concepts_and_exemplars(case: Case) -> None:
 @of_tinyvit
 def test_results_in_pixels_are_upstreams_boxes_and_scores(case: Case) -> None:
     i, prompt = case.prompts("concept")[0]
-    found = case.model.segment(case.photo, prompt["text"], threshold=0.5)
+    found = case.model.segment(case.encoded, prompt["text"], threshold=0.5)
     width, height = case.size
     assert found.size == (height, width)
     score, box = case.golden[f"p{i}_scores"], case.golden[f"p{i}_boxes"]
@@ -179,15 +183,14 @@ def test_results_in_pixels_are_upstreams_boxes_and_scores(case: Case) -> None:
 
 
 def test_single_objects(case: Case) -> None:
-    encoded = case.model.encode(case.photo) if case.prompts("inst") else None
     for i, prompt in case.prompts("inst"):
         if "box" in prompt:
             found = case.model.segment_objects(
-                encoded, boxes=[prompt["box"]], multimask=prompt["multimask"]
+                case.encoded, boxes=[prompt["box"]], multimask=prompt["multimask"]
             )
         else:
             found = case.model.segment(
-                encoded,
+                case.encoded,
                 points=prompt["point_coords"],
                 point_labels=prompt["point_labels"],
                 multimask=prompt["multimask"],
@@ -220,6 +223,9 @@ def best(answer: es3.Grounding) -> Tensor:
     return found.argsort(descending=True)[: max(20, int((found > 0.5).sum()))]
 
 
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.startswith(("tinyvit-11m", "repvit"))], indirect=True
+)
 def test_the_default_precision_keeps_the_masks(case: Case) -> None:
     if best_dtype(torch.device("cpu")) == torch.float32:
         pytest.skip("this processor has no bfloat16: the default is float32")

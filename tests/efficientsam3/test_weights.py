@@ -28,6 +28,8 @@ from ..parity.upstream import MOBILECLIP_ROWS, Keys, part, placeholders, release
 VISION, TEXT = "efficientvit-b0", "mobileclip-s0"
 NAME = "efficientsam3-efficientvit-b0"
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 State = dict[str, Tensor]
 
 
@@ -299,12 +301,16 @@ def test_a_file_of_another_image_encoder(plain: Path) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", ["mobileclip-s1", "clip"])
-def test_another_text_encoder_than_the_file_has(plain: Path, asked: str) -> None:
+def test_another_text_encoder_than_the_file_has(plain: Path) -> None:
     with pytest.raises(es3.CheckpointError) as caught:
-        es3.load(NAME, checkpoint=plain, text=asked)
-    for word in (str(plain), "text encoder", TEXT, asked):
+        es3.load(NAME, checkpoint=plain, text="mobileclip-s1")
+    for word in (str(plain), "text encoder", TEXT, "mobileclip-s1"):
         assert word in str(caught.value)
+
+
+def test_an_unknown_text_encoder(plain: Path) -> None:
+    with pytest.raises(ValueError, match=r"'clip'.*mobileclip-s0.*sam3"):
+        es3.load(NAME, checkpoint=plain, text="clip")
 
 
 @pytest.mark.parametrize("text", ["mobileclip-s0", "mobileclip-s1", "mobileclip2-l", "sam3"])
@@ -460,6 +466,9 @@ def test_a_group_that_is_partly_there_is_an_error_that_names_keys(
         if "num_batches" not in key and "head.0" not in key:
             lost.setdefault(part(key), key)
     assert set(lost) == {part(k) for k in state}
+    if release == "3.1":  # what it has of its own
+        own = ("propagation_neck", "interactive_neck", "interactive", "multiplex")
+        lost = {group: lost[group] for group in own}
     for group, key in lost.items():
         path = write(tmp_path / "file.pt", {k: v for k, v in state.items() if k != key})
         with pytest.raises(es3.CheckpointError, match="only part of the") as caught:
