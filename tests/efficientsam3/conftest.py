@@ -25,7 +25,7 @@ def rouse(net: nn.Module) -> None:
     with torch.no_grad():
         for name, weight in net.named_parameters():
             if weight.ndim > 1:
-                weight.copy_(normal(weight) * max(0.15, (3 / weight[0].numel()) ** 0.5))
+                weight.copy_(normal(weight) * max(0.1, (1.5 / weight[0].numel()) ** 0.5))
             elif name.endswith("bias"):
                 weight.copy_(0.1 * normal(weight))
             else:

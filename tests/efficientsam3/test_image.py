@@ -87,13 +87,13 @@ def test_results_have_the_size_of_the_image(tiny: es3.ImageModel, size: tuple[in
 def test_an_image_is_encoded_once(
     tiny: es3.ImageModel, photo: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    direct = tiny.segment(photo, CONCEPTS, threshold=0.05)
+    direct = tiny.segment(photo, CONCEPTS, threshold=0.45)
     clicked = tiny.segment(photo, points=[[10, 10]])
     encoded = tiny.encode(photo)
     assert tiny.encode(encoded) is encoded
     monkeypatch.setattr(tiny.net, "read_image", None)
     for _ in range(2):
-        same(tiny.segment(encoded, CONCEPTS, threshold=0.05), direct)
+        same(tiny.segment(encoded, CONCEPTS, threshold=0.45), direct)
         same(tiny.segment(encoded, points=[[10, 10]]), clicked)
 
 
@@ -114,8 +114,8 @@ def test_the_same_question_has_the_same_answer(tiny: es3.ImageModel, photo: Pixe
     for options in ({}, {"boxes": [[5, 5, 30, 30]]}, {"nms": 0.5}):
         concepts = CONCEPTS[:1] if "boxes" in options else CONCEPTS
         same(
-            tiny.segment(photo, concepts, threshold=0.05, **options),
-            tiny.segment(photo.copy(), concepts, threshold=0.05, **options),
+            tiny.segment(photo, concepts, threshold=0.45, **options),
+            tiny.segment(photo.copy(), concepts, threshold=0.45, **options),
         )
 
 
@@ -135,11 +135,11 @@ def test_embeddings(tiny: es3.ImageModel, photo: Pixels) -> None:
 
 def test_asking_together_is_asking_one_by_one(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
-    together = tiny.segment(encoded, CONCEPTS, threshold=0.05)
+    together = tiny.segment(encoded, CONCEPTS, threshold=0.45)
     assert len(set(together.labels)) > 2
     for name in CONCEPTS:
         rows = [label == name for label in together.labels]
-        alone = tiny.segment(encoded, [name], threshold=0.05)
+        alone = tiny.segment(encoded, [name], threshold=0.45)
         assert alone.concepts == (name,)
         part = together[rows]
         assert part.labels == alone.labels
@@ -151,7 +151,7 @@ def test_asking_together_is_asking_one_by_one(tiny: es3.ImageModel, photo: Pixel
 def test_results_come_in_the_order_of_the_concepts(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
     for concepts in (CONCEPTS, CONCEPTS[::-1]):
-        out = tiny.segment(encoded, concepts, threshold=0.05)
+        out = tiny.segment(encoded, concepts, threshold=0.45)
         assert out.concepts == tuple(concepts)
         found = list(dict.fromkeys(out.labels))
         assert found == [c for c in concepts if c in found]
@@ -162,11 +162,11 @@ def test_results_come_in_the_order_of_the_concepts(tiny: es3.ImageModel, photo: 
 
 def test_repeated_concepts_and_stray_spaces_are_one(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
-    once = tiny.segment(encoded, ["bus", "dog"], threshold=0.05)
-    same(tiny.segment(encoded, ["bus", " dog", "bus", "dog\n"], threshold=0.05), once)
-    same(tiny.segment(encoded, ("bus", "dog"), threshold=0.05), once)
-    one = tiny.segment(encoded, ["bus"], threshold=0.05)
-    same(tiny.segment(encoded, "bus", threshold=0.05), one)
+    once = tiny.segment(encoded, ["bus", "dog"], threshold=0.45)
+    same(tiny.segment(encoded, ["bus", " dog", "bus", "dog\n"], threshold=0.45), once)
+    same(tiny.segment(encoded, ("bus", "dog"), threshold=0.45), once)
+    one = tiny.segment(encoded, ["bus"], threshold=0.45)
+    same(tiny.segment(encoded, "bus", threshold=0.45), one)
 
 
 def test_capitals_are_read_as_small_letters() -> None:
@@ -178,9 +178,9 @@ def test_capitals_are_read_as_small_letters() -> None:
 def test_a_text_is_read_once(
     tiny: es3.ImageModel, photo: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = tiny.segment(photo, ["a phrase of this test"], threshold=0.05)
+    before = tiny.segment(photo, ["a phrase of this test"], threshold=0.45)
     monkeypatch.setattr(tiny.net, "read_text", None)
-    same(tiny.segment(photo, ["a phrase of this test"], threshold=0.05), before)
+    same(tiny.segment(photo, ["a phrase of this test"], threshold=0.45), before)
 
 
 def test_a_text_longer_than_the_context_is_cut_with_a_warning(
@@ -188,13 +188,13 @@ def test_a_text_longer_than_the_context_is_cut_with_a_warning(
 ) -> None:
     seen = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     with pytest.warns(TruncatedTextWarning) as caught:
-        cut = tiny.segment(photo, f"{seen} fifteen sixteen", threshold=0.05)
+        cut = tiny.segment(photo, f"{seen} fifteen sixteen", threshold=0.45)
     (warning,) = caught
     for word in (f"{seen} fifteen sixteen", "18 tokens", "16", repr(seen), "'fifteen sixteen'"):
         assert word in str(warning.message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        whole = tiny.segment(photo, seen, threshold=0.05)
+        whole = tiny.segment(photo, seen, threshold=0.45)
     assert len(cut) == len(whole)
     assert (cut.scores == whole.scores).all()
     assert cut.labels[0] == f"{seen} fifteen sixteen"
@@ -204,7 +204,7 @@ def test_threshold(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
     everything = tiny.segment(encoded, CONCEPTS, threshold=0.0)
     counts = []
-    for threshold in (0.0, 0.02, 0.05, 0.1, 1.0):
+    for threshold in (0.0, 0.4, 0.45, 0.5, 1.0):
         out = tiny.segment(encoded, CONCEPTS, threshold=threshold)
         assert (out.scores > threshold).all()
         same(out, everything.above(threshold), 1e-6)
@@ -262,17 +262,17 @@ def test_nms_leaves_no_two_masks_of_a_concept_that_overlap(
 def test_nms_that_forbids_nothing(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
     same(
-        tiny.segment(encoded, CONCEPTS, threshold=0.05, nms=1.0),
-        tiny.segment(encoded, CONCEPTS, threshold=0.05),
+        tiny.segment(encoded, CONCEPTS, threshold=0.45, nms=1.0),
+        tiny.segment(encoded, CONCEPTS, threshold=0.45),
         1e-6,
     )
 
 
 def test_nms_goes_before_max_instances(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
-    thinned = tiny.segment(encoded, "bus", threshold=0.0, nms=0.5)
+    thinned = tiny.segment(encoded, "bus", threshold=0.0, nms=0.9)
     assert len(thinned) > 1
-    out = tiny.segment(encoded, "bus", threshold=0.0, nms=0.5, max_instances=len(thinned) - 1)
+    out = tiny.segment(encoded, "bus", threshold=0.0, nms=0.9, max_instances=len(thinned) - 1)
     same(out, thinned[: len(thinned) - 1])
 
 
@@ -376,10 +376,10 @@ def test_prompts_of_any_array_type(
 ) -> None:
     encoded = tiny.encode(photo)
     whole = [[5, 5, 30, 30], [20, 10, 64, 48]]
-    expected = tiny.segment(encoded, "bus", boxes=whole, box_labels=[1, 0], threshold=0.05)
+    expected = tiny.segment(encoded, "bus", boxes=whole, box_labels=[1, 0], threshold=0.45)
     labels = torch.tensor([1, 0]) if form in (torch.tensor, torch.Tensor) else form([1, 0])
     same(
-        tiny.segment(encoded, "bus", boxes=form(whole), box_labels=labels, threshold=0.05),
+        tiny.segment(encoded, "bus", boxes=form(whole), box_labels=labels, threshold=0.45),
         expected,
     )
     objects = tiny.segment_objects(encoded, boxes=whole)
@@ -388,10 +388,10 @@ def test_prompts_of_any_array_type(
 
 def test_exemplars_alone_define_the_concept(tiny: es3.ImageModel, photo: Pixels) -> None:
     encoded = tiny.encode(photo)
-    alone = tiny.segment(encoded, boxes=BOXES, threshold=0.05)
+    alone = tiny.segment(encoded, boxes=BOXES, threshold=0.45)
     assert set(alone.labels) <= {VISUAL}
     assert alone.concepts == (VISUAL,)
-    same(alone, tiny.segment(encoded, VISUAL, boxes=BOXES, threshold=0.05))
+    same(alone, tiny.segment(encoded, VISUAL, boxes=BOXES, threshold=0.45))
     raw = tiny.ground(tiny.preprocess(photo), [None], boxes=torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]))
     named = tiny.ground(
         tiny.preprocess(photo), [VISUAL], boxes=torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
