@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,18 @@ class VitConfig:
     patch: int = 14
     window: int = 24
     everywhere: tuple[int, ...] = (7, 15, 23, 31)
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """A student image encoder of other sizes than the released ones.
+
+    encoder: a name of ``BACKBONES``, whose family it is. options: timm's for that family, as
+    ``{"embed_dim": (32, 64), "depth": (2, 4)}``; with three stages its stride is 16.
+    """
+
+    encoder: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class ModelConfig:
         mean, std: of the input normalisation, on pixels in [0, 1].
     """
 
-    vision: str | VitConfig
+    vision: str | VitConfig | StudentConfig
     text: str | TextConfig
     context: int
     parts: tuple[str, ...] = ("geometry", "masks")
@@ -123,8 +135,10 @@ class ModelConfig:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
 
         values = tuples(values)
-        if isinstance(values.get("vision"), dict):
-            values["vision"] = VitConfig(**tuples(values["vision"]))
+        vision = values.get("vision")
+        if isinstance(vision, dict):
+            kind = StudentConfig if "encoder" in vision else VitConfig
+            values["vision"] = kind(**tuples(vision))
         if isinstance(values.get("text"), dict):
             values["text"] = TextConfig(**values["text"])
         return cls(**values)
@@ -152,6 +166,9 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def _trunk(c: ModelConfig) -> nn.Module:
+    if isinstance(c.vision, StudentConfig):
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in c.vision.options.items()}
+        return StudentTrunk(c.vision.encoder, c.trunk_width, options)
     vit = VISIONS[c.vision] if isinstance(c.vision, str) else c.vision
     if vit is None:
         return StudentTrunk(str(c.vision), c.trunk_width)

@@ -45,9 +45,14 @@ class DecoderLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         bias: Tensor,
+        alone: int = 0,
     ) -> Tensor:
-        placed = x + positions
-        x = layer_norm(self.norm2, x + self.self_attn(placed, placed, x))
+        """``alone``: so many queries at the end neither see the others nor are seen by them."""
+        n = x.shape[1] - alone
+        together = x[:, :n]
+        placed = together + positions[:, :n]
+        together = together + self.self_attn(placed, placed, together)
+        x = layer_norm(self.norm2, torch.cat([together, x[:, n:]], 1) if alone else together)
         x = layer_norm(self.catext_norm, x + self.ca_text(x + positions, prompt, prompt, mask))
         queries = self.cross_attn.project(x + positions, 0, 0).to(keys.dtype)
         x = layer_norm(self.norm1, x + self.cross_attn.attend(queries, keys, values, bias))
@@ -84,6 +89,10 @@ class Decoder(nn.Module):
         self.memory_dtype = torch.float32
         """Of image keys and values, and so of the attention to them."""
 
+    def references(self) -> Tensor:
+        """Where each query looks first: (Q, 4) cxcywh in [0, 1]."""
+        return self.reference_points.weight.float().sigmoid()
+
     def place(self, positions: Tensor) -> Tensor:
         """What positions (N, C) add to the image keys of all layers, (N, depth * C)."""
         return F.linear(positions.to(self.memory_dtype), *self._memory(1, bias=False))
@@ -119,12 +128,15 @@ class Decoder(nn.Module):
         grid: tuple[int, int],
         prompt: Tensor,
         mask: Tensor,
+        alone: tuple[Tensor, Tensor] | None = None,
     ) -> list[Decoded]:
         """Args:
             memory: (B, N, C) from the fusion encoder. placed: from ``place``.
             prompt: (B, L, C). mask: (B, L), True where valid.
+            alone: further queries (B, A, C) and their boxes (B, A, 4), which skip the
+                self-attention; for training (one-to-many matching, denoising).
 
-        Returns: one ``Decoded`` a layer, the last is the result.
+        Returns: one ``Decoded`` a layer, of Q + A queries; the last is the result.
         """
         batch, depth = memory.shape[0], len(self.layers)
         memory = memory.to(self.memory_dtype)
@@ -133,12 +145,16 @@ class Decoder(nn.Module):
         mask = mask[:, None, None, :]
         x = torch.cat([self.presence_token.weight, self.query_embed.weight])
         x = x.float().expand(batch, -1, -1)
-        boxes = self.reference_points.weight.float().sigmoid().expand(batch, -1, -1)
+        boxes = self.references().expand(batch, -1, -1)
+        further = 0
+        if alone is not None:
+            further = alone[0].shape[1]
+            x, boxes = torch.cat([x, alone[0]], 1), torch.cat([boxes, alone[1]], 1)
         out = []
         for layer, k, v in zip(self.layers, keys, values, strict=True):
             positions = self.ref_point_head(encode_boxes(boxes, self.norm.normalized_shape[0]))
             positions = F.pad(positions, (0, 0, 1, 0))  # none for the presence token
-            x = layer(x, positions, prompt, mask, k, v, self.box_bias(boxes, grid))
+            x = layer(x, positions, prompt, mask, k, v, self.box_bias(boxes, grid), further)
             queries = layer_norm(self.norm, x[:, 1:])
             refined = (self.bbox_embed(queries) + inverse_sigmoid(boxes)).sigmoid()
             presence = self.presence_token_head(layer_norm(self.presence_token_out_norm, x[:, 0]))
@@ -157,9 +173,20 @@ class DotProductScoring(nn.Module):
         self.hs_proj = nn.Linear(width, width)
         self.limit = limit
 
-    def forward(self, queries: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
+    def read_prompt(self, prompt: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, C) prompt and (B, L) mask -> (B, C), what queries are compared with."""
         weight = mask[..., None].float()
         pooled = (self.prompt_mlp(prompt) * weight).sum(1) / weight.sum(1).clamp(min=1)
-        target = linear(self.prompt_proj, pooled)
-        logits = (linear(self.hs_proj, queries) @ target[..., None]).squeeze(-1)
-        return (logits.float() / math.sqrt(queries.shape[-1])).clamp(-self.limit, self.limit)
+        return linear(self.prompt_proj, pooled)
+
+    def forward(self, queries: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
+        target = self.read_prompt(prompt, mask)
+        return self._bound(linear(self.hs_proj, queries) @ target[..., None]).squeeze(-1)
+
+    def compare(self, tokens: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
+        """(B, N, C) tokens with each of K prompts (K, L, C): (B, N, K) logits; for training."""
+        return self._bound(linear(self.hs_proj, tokens) @ self.read_prompt(prompts, mask).T)
+
+    def _bound(self, products: Tensor) -> Tensor:
+        logits = products.float() / math.sqrt(self.hs_proj.out_features)
+        return logits.clamp(-self.limit, self.limit)

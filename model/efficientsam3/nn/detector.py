@@ -7,8 +7,9 @@ inference and answers the same with less arithmetic.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from .masks import FoldedMaskHead
 from .neck import FoldedLevel, Neck
 from .positions import encode_grid
 from .student import StudentTrunk
+
+T = TypeVar("T")
 
 
 class MissingPartError(RuntimeError):
@@ -45,6 +48,11 @@ class ImageFeatures:
     bare_prompt: Tensor | None = None
     mask_features: list[Tensor] | None = field(default=None, repr=False)
     interactive: InteractiveFeatures | None = field(default=None, repr=False)
+
+    def take(self, rows: Tensor) -> ImageFeatures:
+        """Features for one prompt each: image ``rows[i]`` for prompt i. rows: (P,)."""
+        geometry = [(keys[rows], values[rows]) for keys, values in self.geometry]
+        return ImageFeatures(self.map, self.tokens[rows], self.seen[rows], geometry, self.grid)
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,12 @@ class Detector(nn.Module):
         if part is None:
             raise MissingPartError(name)
         return part
+
+    def forward(self, work: Callable[[Detector], T]) -> T:
+        """Do some work with this model, for training: what wraps a model to share it between
+        devices counts on its work being a forward call.
+        """
+        return work(self)
 
     # What an image is asked once -------------------------------------------------------
 
@@ -146,14 +160,21 @@ class Detector(nn.Module):
             shown, keep = geometry(image.tokens, image.grid, image.geometry, exemplars)
         return torch.cat([words, shown], 1), torch.cat([valid, keep], 1)
 
-    def answer(self, image: ImageFeatures, prompt: Tensor, mask: Tensor) -> Answer:
+    def answer(
+        self,
+        image: ImageFeatures,
+        prompt: Tensor,
+        mask: Tensor,
+        alone: tuple[Tensor, Tensor] | None = None,
+    ) -> Answer:
         """Args:
         image: features of one image, shared by B prompts, or of B images.
         prompt: (B, L, C). mask: (B, L), True where valid.
+        alone: further queries for training, as in ``Decoder.forward``.
         """
         fusion_places, decoder_places = self._placed(image.grid)
         memory = self.part("fusion")(image.seen, fusion_places, image.grid, prompt, mask)
-        layers = self.part("decoder")(memory, decoder_places, image.grid, prompt, mask)
+        layers = self.part("decoder")(memory, decoder_places, image.grid, prompt, mask, alone)
         queries, boxes, presence = layers[-1]
         logits = self.part("scoring")(queries, prompt, mask)
         return Answer(

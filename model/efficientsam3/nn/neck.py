@@ -138,6 +138,16 @@ def double(
     return out
 
 
+def double_learned(x: Tensor, kernel: Tensor) -> Tensor:
+    """``double`` for training: nothing is written in place. (B, I, h, w) -> (B, O, 2h, 2w)."""
+    h, w = x.shape[-2:]
+    y = F.conv2d(x, kernel, padding=1).unflatten(1, (2, 2, -1))
+    rows = [
+        torch.stack([y[:, a, b, :, a : a + h, b : b + w] for b in range(2)], -1) for a in range(2)
+    ]
+    return torch.stack(rows, 3).flatten(4, 5).flatten(2, 3)
+
+
 class FoldedLevel(nn.Module):
     """A ``Level`` for inference, with an optional linear convolution after it folded in.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -55,14 +58,24 @@ class WindowAttention(nn.Module):
 class StudentTrunk(nn.Module):
     """(B, 3, R, R) pixels -> (B, width, R / 32, R / 32), rounded up.
 
+    Args:
+        encoder: a name of ``BACKBONES``. width: of the teacher's map. options: timm's, for
+            other sizes.
+
+
     The neck enlarges the map to the teacher's grid: many of its operators give the same
     result on the small map.
     """
 
-    def __init__(self, encoder: str, width: int = 1024) -> None:
+    def __init__(
+        self, encoder: str, width: int = 1024, options: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.width = width
-        backbone = timm.create_model(BACKBONES[encoder], pretrained=False, num_classes=0)
+        made = timm.create_model(
+            BACKBONES[encoder], pretrained=False, num_classes=0, **(options or {})
+        )
+        backbone: Any = made
         channels = backbone.num_features
         backbone.head = nn.Identity()  # classifier: never in a checkpoint, never run
         for module in backbone.modules():
@@ -101,7 +114,7 @@ class StudentTrunk(nn.Module):
         for module in self.backbone.modules():
             # EfficientViT's conv-norm-act has no fuse() of its own.
             if isinstance(getattr(module, "norm", None), nn.BatchNorm2d):
-                module.conv = fuse_conv_bn_eval(module.conv, module.norm)  # type: ignore[type-var]
+                module.conv = fuse_conv_bn_eval(module.conv, module.norm)
                 module.norm = nn.Identity()
         for module in self.backbone.modules():
             if isinstance(getattr(module, "attn", None), TinyVitAttention):

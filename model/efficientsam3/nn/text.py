@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, layer_norm, linear, merge_heads
+from .layers import Attention, dot_product_attention, layer_norm, linear, merge_heads
 
 
 class SelfAttention(nn.Module):
@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = linear(self.qkv_proj, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return linear(self.out_proj, merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return linear(self.out_proj, merge_heads(dot_product_attention(q, k, v)))
 
 
 class TransformerBlock(nn.Module):

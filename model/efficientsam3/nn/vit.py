@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import layer_norm, linear, merge_heads
+from .layers import dot_product_attention, layer_norm, linear, merge_heads
 from .positions import rotary_grid, rotate
 
 
@@ -32,7 +32,7 @@ class RotaryAttention(nn.Module):
         qkv = linear(self.qkv, x).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
-        return linear(self.proj, merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return linear(self.proj, merge_heads(dot_product_attention(q, k, v)))
 
 
 class FeedForward(nn.Module):
