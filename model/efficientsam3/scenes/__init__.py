@@ -1,0 +1,1 @@
+"""Sticker scenes: named art with exact mattes, composited into pictures and clips with truth."""
