@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
   demo) extras="fiftyone" ;;
-  test) extras="dev,fiftyone,supervision" ;;
+  test) extras="dev,fiftyone,scenes,supervision,train" ;;
   *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
 esac
 profile=$1
@@ -137,6 +137,12 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
   run "fetching two photographs (in the package ultralytics, which is not imported)" \
     pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' ||
     fail "the package with the photographs could not be installed." "Run make $profile again."
+  if [ "$profile" = test ]; then
+    # Its dependencies would bring a second OpenCV over FiftyOne's; what is compared needs none.
+    run "installing TrackEval, which the video metrics are compared with" \
+      pip install --progress-bar off --no-deps 'trackeval>=1.3,<2' ||
+      fail "trackeval could not be installed." "Run make test again."
+  fi
   printf '%s\n' "$key" >"$stamp"
   # The demo needs a part of what the tests need.
   [ "$profile" = demo ] || cp "$stamp" .venv/.setup-demo

@@ -23,7 +23,10 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from . import __version__
+from .distill.cli import distill
 from .errors import EfficientSam3Error
+from .evaluate.cli import evaluate
+from .scenes.cli import app as scenes
 from .variants import VARIANTS, Variant, find_variant, list_models
 
 if TYPE_CHECKING:
@@ -545,6 +548,11 @@ def version() -> None:
     from .doctor import installed_version
 
     typer.echo(f"efficientsam3 {__version__}, torch {installed_version('torch')}")
+
+
+app.command()(evaluate)
+app.command()(distill)
+app.add_typer(scenes, name="scenes")
 
 
 # Common -------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Sticker scenes as training samples: made when asked for, never written."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...scenes.compose import Scene, World
+from .sample import PhraseQuery, TrainingSample
+
+
+def to_sample(scene: Scene) -> TrainingSample:
+    """A scene as every other data set gives its images."""
+    boxes = np.zeros((len(scene.objects), 4), np.float32)
+    for row, placed in enumerate(scene.objects):
+        boxes[row] = placed.box
+    return TrainingSample(
+        key=str(scene.seed),
+        image=scene.image,
+        boxes=boxes,
+        masks=tuple(o.mask for o in scene.objects),
+        queries=tuple(PhraseQuery(q.phrase, q.objects, kind=q.kind) for q in scene.queries),
+    )
+
+
+class SceneSource:
+    """Scenes by number; ``first``: the seed of number 0. Picklable, for workers."""
+
+    def __init__(self, world: World, first: int = 0) -> None:
+        self.world, self.first = world, first
+
+    def __call__(self, number: int) -> TrainingSample:
+        return to_sample(self.world.scene(self.first + number))

@@ -1,0 +1,19 @@
+"""Recipes by name: whole curricula that `efficientsam3 distill` runs, each a module here."""
+
+from __future__ import annotations
+
+RECIPES = {
+    "stickers": (
+        "efficientsam3.distill.recipes.stickers",
+        "the embedded model, from scenes of stickers: teacher, student, fine-tuned whole",
+    ),
+    "stage1-image": (
+        "efficientsam3.distill.recipes.stage1_image",
+        "a small image encoder learns from SAM3's, on SA-1B: maps, then masks of prompts",
+    ),
+    "stage1-text": (
+        "efficientsam3.distill.recipes.stage1_text",
+        "a small text encoder learns from SAM3's: captions, then noun phrases",
+    ),
+}
+"""Name -> (module with a ``RECIPE``, what it makes). Imported when asked for: torch is heavy."""
