@@ -26,7 +26,9 @@ from .nn.vit import VisionTransformer
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A ViT image encoder. ``window``: cells a side of a window and of the position table."""
+    """A ViT image encoder. ``window``: cells a side of a window and of the position table.
+    ``stem``: channels of a convolutional stem, for learning from scratch; 0: none, as SAM3.
+    """
 
     width: int = 1024
     depth: int = 32
@@ -35,6 +37,7 @@ class VitConfig:
     patch: int = 14
     window: int = 24
     everywhere: tuple[int, ...] = (7, 15, 23, 31)
+    stem: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,15 @@ def _trunk(c: ModelConfig) -> nn.Module:
     if vit is None:
         return StudentTrunk(str(c.vision), c.trunk_width)
     return VisionTransformer(
-        vit.width, vit.depth, vit.heads, vit.hidden, vit.patch, c.grid, vit.window, vit.everywhere
+        vit.width,
+        vit.depth,
+        vit.heads,
+        vit.hidden,
+        vit.patch,
+        c.grid,
+        vit.window,
+        vit.everywhere,
+        vit.stem,
     )
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import dot_product_attention, layer_norm, linear, merge_heads
+from .layers import LayerNorm2d, dot_product_attention, layer_norm, linear, merge_heads
 from .positions import rotary_grid, rotate
 
 
@@ -72,6 +72,26 @@ class Block(nn.Module):
         return x + self.mlp(layer_norm(self.norm2, x))
 
 
+class Stem(nn.Sequential):
+    """Convolutions that halve a patch in two steps, in place of one linear map of its pixels.
+
+    A linear map has to learn every shift of an edge anew: from scratch and with few images a
+    convolutional stem learns much faster (arXiv 2106.14881). SAM3 has none.
+    """
+
+    def __init__(self, stem: int, width: int, patch: int) -> None:
+        half = patch // 2
+        super().__init__(
+            nn.Conv2d(3, stem, half + 4, half, padding=2),
+            LayerNorm2d(stem),
+            nn.GELU(),
+            nn.Conv2d(stem, stem, 3, padding=1),
+            LayerNorm2d(stem),
+            nn.GELU(),
+            nn.Conv2d(stem, width, 2, 2, bias=False),
+        )
+
+
 class VisionTransformer(nn.Module):
     """(B, 3, R, R) pixels -> (B, width, R / patch, R / patch).
 
@@ -79,6 +99,7 @@ class VisionTransformer(nn.Module):
         grid: cells a side, R / patch; a multiple of ``window``.
         table: cells a side of the learned position table, tiled over the grid.
         everywhere: indices of the blocks that attend over the whole grid.
+        stem: channels of a convolutional stem; 0: patches are projected as they are.
     """
 
     def __init__(
@@ -91,12 +112,15 @@ class VisionTransformer(nn.Module):
         grid: int = 72,
         window: int = 24,
         everywhere: tuple[int, ...] = (7, 15, 23, 31),
+        stem: int = 0,
     ) -> None:
         super().__init__()
         self.width = width
         self.table = window
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch, bias=False)
+        self.patch_embed.proj = (
+            Stem(stem, width, patch) if stem else nn.Conv2d(3, width, patch, patch, bias=False)
+        )
         # One more row than cells: a class token that the encoder drops.
         self.pos_embed = nn.Parameter(torch.zeros(1, self.table**2 + 1, width))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -108,7 +132,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         proj = self.patch_embed.proj
-        x = proj(pixels.to(proj.weight.dtype)).permute(0, 2, 3, 1).float()
+        x = proj(pixels.to(next(proj.parameters()).dtype)).permute(0, 2, 3, 1).float()
         h, w = x.shape[1:3]
         table = self.pos_embed[:, 1:].unflatten(1, (self.table, self.table))
         tiles = table.tile(1, h // self.table + 1, w // self.table + 1, 1)

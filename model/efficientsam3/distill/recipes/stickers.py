@@ -1,27 +1,47 @@
-"""The embedded model, from scenes of stickers: teacher, student, and the whole fine-tuned.
+"""The embedded model, from scenes of stickers: the paper's stages, on two CPU cores in hours.
 
-Sizes are chosen so that all of it runs on two CPU cores in hours.
+A teacher with a small ViT learns from scratch ("names", "teacher"). A student's encoders are
+distilled from it ("image", "text", then "prompts": prompt in the loop), and the student is
+fine-tuned whole ("student"). For comparison the same student learns without a teacher
+("alone-names", "alone"), for as long as all of the student's stages took.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...build import ModelConfig, StudentConfig, TextConfig, VitConfig, build
+from ...errors import CheckpointError
 from ...nn.detector import Detector
 from ...scenes.art import Art
 from ...scenes.compose import World
 from ...scenes.concepts import SPLITS
+from ...scenes.phrases import COLOURS
+from ...weights import read_state
 from ..align import AlignBatches, AlignTask
+from ..collate import BY_EXAMPLE, Collator, PromptSettings
+from ..data.batches import Made
+from ..data.sample import TrainingSample
 from ..data.scenes import SceneSource
+from ..grounding import GroundingLoss
+from ..losses import LossWeights
+from ..merge import save_whole
+from ..prompted import PromptedSettings, PromptInTheLoop
 from ..recipe import Recipe, Run, Stage
 from ..scratch import prepare
 from ..settings import LoopSettings
+from ..stage1_image import ImageDistillation, ImageSettings
+from ..stage1_text import TextDistillation, TextSettings
+from ..stage3 import GroundingTask
 from ..task import Task
+from ..teachers import ImageTeacher, TextTeacher
 
 SUBGROUPS = ("animal-", "plant-", "food-", "drink", "dishware", "transport-")
 """Beginnings of the subgroups of concepts that the recipe is about: animals and plants, food and
@@ -32,18 +52,21 @@ drink, vehicles. Two cores learn some three hundred things in hours, not thirtee
 class Options:
     """Args:
     seed: of everything. resolution: pixels a side, a multiple of 84.
-    grounds: backgrounds of a training world.
+    grounds: backgrounds of a training world. batch: scenes of a step, where masks are learned.
+    held_out: scenes for validation, 0 for none.
     """
 
     seed: int = 0
     resolution: int = 252
     grounds: int = 512
+    batch: int = 8
+    held_out: int = 32
 
 
 def teacher_config(options: Options) -> ModelConfig:
     """A small ViT with SAM3's heads."""
     return ModelConfig(
-        vision=VitConfig(192, 6, 3, 576, 14, window=6, everywhere=(2, 5)),
+        vision=VitConfig(192, 6, 3, 576, 14, window=6, everywhere=(2, 5), stem=64),
         text=TextConfig("clip", 128, 2, 2),
         context=16,
         parts=("geometry", "masks"),
@@ -68,6 +91,18 @@ def student_config(options: Options) -> ModelConfig:
         vision=StudentConfig("repvit-m0.9", {"embed_dim": [32, 64, 160], "depth": [1, 2, 6]}),
         text=TextConfig("mobileclip", 64, 2, 2),
     )
+
+
+PROMPTS = PromptSettings(
+    prompts=4,
+    kinds={"name": 2.0, "synonym": 0.5, "near": 2.0},
+)
+
+CRITERION = GroundingLoss(
+    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0, padded_queries=32),
+    many_on_aux=True,
+)
+"""From scratch a decoder needs help that a released one does not: denoising, dense terms."""
 
 
 def things(art: Art, split: str) -> list[str]:
@@ -97,35 +132,219 @@ def fresh(config: ModelConfig, seed: int) -> Detector:
         return prepare(build(config), seed)
 
 
+def scenes(o: Options, split: str) -> SceneSource:
+    return SceneSource(world(o, split))
+
+
+def held_out(o: Options) -> tuple[TrainingSample, ...]:
+    """Scenes of seen concepts and styles that no stage trains on."""
+    draw = scenes(o, "seen")
+    return tuple(draw(number) for number in range(o.held_out))
+
+
+def load(net: Detector, path: Path, parts: tuple[str, ...] = ("",)) -> Detector:
+    """Put trained weights into a model, or into some of its parts; every one must be there."""
+    state = {k: v for k, v in read_state(path).items() if k.startswith(parts)}
+    wanted = {k for k in net.state_dict() if k.startswith(parts)}
+    if wanted != state.keys():
+        raise CheckpointError(f"{path} lacks or adds {sorted(wanted ^ state.keys())[:5]}")
+    net.load_state_dict(state, strict=False)
+    return net
+
+
+def quick(o: Options, **changes: Any) -> LoopSettings:
+    """What all stages share."""
+    shared: dict[str, Any] = {
+        "weight_decay": 0.05,
+        "betas": (0.9, 0.98),
+        "no_decay": ("text.embedding",),
+        "precision": "bf16-mixed",
+        "accelerator": "cpu",
+        "save_minutes": 5,
+        "seed": o.seed,
+    }
+    return LoopSettings(**{**shared, **changes})
+
+
+# The teacher ----------------------------------------------------------------------------------
+
+
 def names(run: Run) -> tuple[Task, LoopSettings]:
+    """Image and text encoder learn which name goes with what."""
     return _names(run.options, teacher_config(run.options))
 
 
+def teacher(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 3 from there on."""
+    o: Options = run.options
+    config = teacher_config(o)
+    net = load(fresh(config, o.seed), run.weights("names"))
+    scales = {"trunk": 0.5, "text": 0.5}
+    settings = quick(
+        o,
+        steps=4000,
+        lr=4e-4,
+        min_lr=1e-5,
+        warmup=100,
+        ema=0.998,
+        scales=scales,
+        validate_every=500,
+        picture_every=500,
+    )
+    return _whole(o, config, net), settings
+
+
+def taught(run: Run) -> Detector:
+    """The teacher as it was left."""
+    o: Options = run.options
+    return load(fresh(teacher_config(o), o.seed), run.weights("teacher")).eval()
+
+
+# The student ----------------------------------------------------------------------------------
+
+
+def image(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 1: the student's map becomes the teacher's."""
+    o: Options = run.options
+    task = ImageDistillation(
+        fresh(student_config(o), o.seed).part("trunk"),
+        student_config(o),
+        Made(scenes(o, "train")),
+        ImageTeacher.of(taught(run), teacher_config(o)),
+        settings=ImageSettings(batch=2 * o.batch, workers=1, seed=o.seed, validation=o.held_out),
+        held_out=Made(scenes(o, "seen")),
+    )
+    return task, quick(o, steps=3000, lr=1e-3, min_lr=2e-5, warmup=100, validate_every=500)
+
+
+def text(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 1: the student's tokens become the teacher's, for all that scenes can be asked."""
+    o: Options = run.options
+    task = TextDistillation(
+        fresh(student_config(o), o.seed).part("text"),
+        phrases(o),
+        TextTeacher.of(taught(run), teacher_config(o)),
+        settings=TextSettings(batch=256, seed=o.seed),
+    )
+    return task, quick(o, steps=2000, lr=2e-3, min_lr=2e-5, warmup=100)
+
+
+def phrases(o: Options) -> list[str]:
+    """Names, synonyms and categories of the seen concepts, with and without attributes."""
+    art = Art.open()
+    words: dict[str, None] = {BY_EXAMPLE: None}
+    for name in things(art, "train"):
+        concept = art.concepts[name]
+        words |= dict.fromkeys((name, *concept.synonyms, *concept.categories))
+        attributes = ("small", "large", "upside-down", *COLOURS)
+        words |= dict.fromkeys(f"{attribute} {name}" for attribute in attributes)
+    return list(words)
+
+
+def student(run: Run) -> Detector:
+    """The teacher's heads with the student's encoders, as far as those are distilled."""
+    o: Options = run.options
+    net = fresh(student_config(o), o.seed)
+    heads = tuple(name for name, _ in net.named_children() if name not in ("trunk", "text"))
+    load(net, run.weights("teacher"), tuple(f"{h}." for h in heads))
+    load(net, run.weights("text"), ("text.",))
+    return load(net, run.weights("image"), ("trunk.",))
+
+
+def prompts(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 1, prompt in the loop: the student's masks become the teacher's."""
+    o: Options = run.options
+    numbers = PromptedSettings(
+        batch=o.batch, prompts=3, workers=1, seed=o.seed, phrase=1.0, answer_weight=1.0
+    )
+    task = PromptInTheLoop(
+        student(run).part("trunk"),
+        taught(run),
+        student_config(o),
+        Made(scenes(o, "train")),
+        numbers,
+        held_out=Made(scenes(o, "seen")),
+    )
+    return task, quick(o, steps=600, lr=2e-4, min_lr=1e-5, warmup=50, validate_every=300)
+
+
+def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 3 on the student."""
+    o: Options = run.options
+    net = load(student(run), run.weights("prompts"), ("trunk.",))
+    scales = {"trunk": 0.5, "text": 0.5}
+    settings = quick(
+        o,
+        steps=1500,
+        lr=2e-4,
+        min_lr=5e-6,
+        warmup=50,
+        ema=0.998,
+        scales=scales,
+        validate_every=500,
+        picture_every=500,
+    )
+    return _whole(o, student_config(o), net), settings
+
+
+# The same student without a teacher ---------------------------------------------------------------
+
+
 def alone_names(run: Run) -> tuple[Task, LoopSettings]:
-    return _names(run.options, student_config(run.options))
+    """Its encoders learn names as the teacher's did."""
+    task, settings = _names(run.options, student_config(run.options))
+    return task, dataclasses.replace(settings, steps=2000)
+
+
+def alone(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 3 from there on."""
+    o: Options = run.options
+    config = student_config(o)
+    net = load(fresh(config, o.seed), run.weights("alone-names"))
+    settings = quick(
+        o,
+        steps=2000,
+        lr=4e-4,
+        min_lr=1e-5,
+        warmup=100,
+        ema=0.998,
+        validate_every=500,
+        picture_every=500,
+    )
+    return _whole(o, config, net), settings
 
 
 def _names(o: Options, config: ModelConfig) -> tuple[Task, LoopSettings]:
     training = world(o, tiles=3)
     make = AlignBatches(config, SceneSource(training), 8, training.pool, 160)
-    held_out = AlignBatches(config, SceneSource(world(o, "seen", tiles=3)), 32, training.pool, 160)
-    checked = [held_out(0, np.random.default_rng(o.seed))]
+    held = AlignBatches(config, SceneSource(world(o, "seen", tiles=3)), 32, training.pool, 160)
+    checked = [held(0, np.random.default_rng(o.seed))]
     task = AlignTask(fresh(config, o.seed), make, held_out=checked, seed=o.seed)
-    settings = LoopSettings(
-        steps=4000,
-        lr=1e-3,
-        min_lr=1e-4,
-        warmup=100,
-        weight_decay=0.05,
-        betas=(0.9, 0.98),
-        no_decay=("text.embedding",),
-        precision="bf16-mixed",
-        accelerator="cpu",
-        validate_every=250,
-        save_minutes=5,
+    settings = quick(o, steps=4000, lr=6e-4, min_lr=2e-5, warmup=100, validate_every=250)
+    return task, settings
+
+
+def _whole(o: Options, config: ModelConfig, net: Detector) -> Task:
+    return GroundingTask(
+        net,
+        Collator(config, PROMPTS),
+        scenes(o, "train"),
+        batch=o.batch,
+        criterion=CRITERION,
+        held_out=held_out(o),
         seed=o.seed,
     )
-    return task, settings
+
+
+def keep(config: Callable[[Options], ModelConfig], name: str) -> Callable[[Run, Task], None]:
+    """Writes a trained model as a folder that ``efficientsam3.load`` takes."""
+
+    def write(run: Run, task: Task) -> None:
+        net = task.module
+        if isinstance(net, Detector):
+            save_whole(run.stage_folder / "model", name, config(run.options), net)
+
+    return write
 
 
 RECIPE = Recipe(
@@ -133,7 +352,23 @@ RECIPE = Recipe(
     "a model for scenes of stickers: teacher, student, fine-tuned",
     (
         Stage("names", names, "the teacher's encoders learn the names of things"),
-        Stage("alone-names", alone_names, "a student's learn them without a teacher"),
+        Stage(
+            "teacher",
+            teacher,
+            "the teacher learns to ground",
+            keep(teacher_config, "stickers-teacher"),
+        ),
+        Stage("image", image, "a student's image encoder learns the teacher's maps"),
+        Stage("text", text, "its text encoder learns the teacher's tokens"),
+        Stage("prompts", prompts, "its masks become the teacher's, prompt in the loop"),
+        Stage(
+            "student",
+            fine_tuned,
+            "the whole student learns to ground",
+            keep(student_config, "efficientsam3-stickers"),
+        ),
+        Stage("alone-names", alone_names, "the same student learns names without a teacher"),
+        Stage("alone", alone, "and to ground", keep(student_config, "stickers-alone")),
     ),
     Options(),
 )
