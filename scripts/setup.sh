@@ -187,4 +187,15 @@ if ! command -v ffmpeg >/dev/null || ! command -v ffprobe >/dev/null; then
     note "photographs work without it; for videos, as root: apt-get install ffmpeg"
   }
 fi
+if [ "$profile" = test ]; then
+  wanted=()
+  command -v npm >/dev/null || wanted+=(npm)
+  [ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ] || wanted+=(fonts-noto-color-emoji)
+  if ((${#wanted[@]})); then
+    system_packages "art of the sticker scenes" "${wanted[@]}" || {
+      step "${wanted[*]} could not be installed"
+      note "the test that fetches the art needs it; as root: apt-get install ${wanted[*]}"
+    }
+  fi
+fi
 step "set-up for make $profile is complete"
