@@ -18,6 +18,7 @@ from ..build import ModelConfig
 from ..nn.detector import Detector
 from ..nn.tokenizer import tokenize
 from .data.sample import TrainingSample
+from .errors import DataError
 from .stage3 import Draw
 from .stream import stream
 from .task import Task
@@ -50,6 +51,8 @@ class AlignBatches:
     ) -> None:
         self.config, self.draw, self.size, self.most = config, draw, size, most
         self.names = tuple(names)
+        if not self.names:
+            raise DataError("there is no name to learn: give the phrases that images are about")
         self.tokens = tokenize(list(self.names), config.context)
         self.index = {name: i for i, name in enumerate(self.names)}
 
@@ -135,7 +138,7 @@ class AlignTask(Task):
     @staticmethod
     def logits(net: Detector, batch: AlignBatch) -> Tensor:
         """(B, N, 1 + K): of nothing (always 0), then of each name."""
-        tokens = net._coarse_level(net.part("trunk")(batch.pixels)).flatten(2).transpose(1, 2)
+        tokens = net.coarse_level(net.part("trunk")(batch.pixels)).flatten(2).transpose(1, 2)
         words, valid = net.read_text(batch.tokens)
         tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])  # as queries are
         return F.pad(net.part("scoring").compare(tokens, words, valid), (1, 0))
@@ -154,9 +157,11 @@ class AlignTask(Task):
         }
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        rates = [self._rates(self.logits(self.module, b), b) for b in self.held_out]
-        if not rates:
+        if not self.held_out:
             return {}
+        device = next(self.module.parameters()).device
+        batches = (AlignBatch(*(t.to(device) for t in b)) for b in self.held_out)
+        rates = [self._rates(self.logits(self.module, b), b) for b in batches]
         return {k: float(torch.stack([r[k] for r in rates]).mean()) for k in rates[0]}
 
     def describe(self) -> dict[str, Any]:

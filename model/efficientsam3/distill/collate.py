@@ -13,11 +13,17 @@ from ..build import ModelConfig
 from ..nn.geometry import Exemplars
 from ..nn.tokenizer import tokenize
 from .data.sample import PhraseQuery, TrainingSample
+from .errors import DataError
 from .grounding import GroundingBatch
 from .matcher import Targets
+from .settings import SettingsError
 
 BY_EXAMPLE = "visual"
 """What SAM3's text encoder is told where the exemplars alone are the prompt."""
+NEGATIVE_EXEMPLARS = 0.2
+"""Share of prompts with boxes that get a negative one, if there is anything else to box."""
+KNOWN_PHRASES = 1 << 16
+"""Tokens of so many phrases are kept; data sets have millions."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,22 @@ class PromptSettings:
     most_objects: int = 32
     kinds: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("prompts", "most_boxes", "most_objects"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("positive", "text_and_box", "box_only"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "a share, from 0 to 1")
+        both = self.text_and_box + self.box_only <= 1
+        _check(self, "text_and_box", both, f"with box_only {self.box_only} at most 1")
+        for name in ("jitter", "most_jitter"):
+            _check(self, name, getattr(self, name) >= 0, "0 or more")
+        _check(self, "kinds", all(v >= 0 for v in self.kinds.values()), "factors of 0 or more")
+
+
+def _check(settings: PromptSettings, name: str, good: bool, rule: str) -> None:
+    if not good:
+        raise SettingsError(f"{name} is {getattr(settings, name)!r}; it must be {rule}")
+
 
 class Collator:
     """Makes a ``GroundingBatch`` of samples; the generator decides all that is random."""
@@ -61,6 +83,12 @@ class Collator:
         c = self.config
         pixels = torch.cat([s.pixels(c.resolution, c.mean, c.std) for s in samples])
         asked = [(i, q) for i, s in enumerate(samples) for q in self._choose(s, rng)]
+        if not asked:
+            keys = ", ".join(s.key for s in samples[:3])
+            raise DataError(
+                f"nothing can be asked of a batch: its images ({keys}, ...) have no phrases; "
+                "Stage 3 needs data with phrases, as SA-Co, COCO and LVIS have them"
+            )
         texts, shown = [], []
         for i, query in asked:
             text, boxes, labels = self._prompt(samples[i], query, rng)
@@ -72,6 +100,7 @@ class Collator:
             torch.tensor([i for i, _ in asked]),
             self._targets(samples, asked),
             pack_boxes(shown) if any(len(labels) for _, labels in shown) else None,
+            torch.tensor([text != BY_EXAMPLE for text in texts]),
         )
 
     def _choose(self, sample: TrainingSample, rng: np.random.Generator) -> list[PhraseQuery]:
@@ -99,15 +128,16 @@ class Collator:
         s, draw = self.settings, rng.random()
         none = torch.zeros(0, 4)
         by_example = draw < s.box_only and query.kind in ("name", "")
-        if not query.objects or not (
-            by_example or s.box_only <= draw < s.box_only + s.text_and_box
-        ):
+        objects = _whole(sample, query.objects)
+        if not objects or not (by_example or s.box_only <= draw < s.box_only + s.text_and_box):
             return query.phrase, none, []
-        count = int(rng.integers(1, min(s.most_boxes, len(query.objects)) + 1))
-        chosen = [int(i) for i in rng.choice(query.objects, count, replace=False)]
+        count = int(rng.integers(1, min(s.most_boxes, len(objects)) + 1))
+        chosen = [int(i) for i in rng.choice(objects, count, replace=False)]
         labels = [1] * count
-        others = sorted(set(range(len(sample))) - set(query.objects))
-        if others and rng.random() < 0.2:
+        # What is not named may still be an instance, unless all instances are.
+        others = sorted(set(range(len(sample))) - set(query.objects)) if query.exhaustive else []
+        others = _whole(sample, others)
+        if others and rng.random() < NEGATIVE_EXEMPLARS:
             chosen.append(int(rng.choice(others)))
             labels.append(0)
         boxes = self._jitter(sample.boxes_in_unit()[chosen], rng)
@@ -122,12 +152,13 @@ class Collator:
         return torch.cat([moved[:, :2], moved[:, 2:].clamp(min=1e-3)], 1).clamp(0, 1)
 
     def _tokenize(self, texts: list[str]) -> Tensor:
+        """(P, L), padded to the context: encoders attend to padding, as they were trained to."""
+        if len(self._tokens) > KNOWN_PHRASES:
+            self._tokens.clear()
         new = [t for t in dict.fromkeys(texts) if t not in self._tokens]
         if new:
             self._tokens.update(zip(new, tokenize(new, self.config.context), strict=True))
-        tokens = torch.stack([self._tokens[t] for t in texts])
-        # Encoders attend to padding as they were trained to: its length is part of the phrase.
-        return tokens
+        return torch.stack([self._tokens[t] for t in texts])
 
     def _targets(
         self, samples: Sequence[TrainingSample], asked: Sequence[tuple[int, PhraseQuery]]
@@ -160,9 +191,12 @@ class Collator:
         return Targets(out, valid, masks, whole)
 
     def _objects(self, sample: TrainingSample, query: PhraseQuery) -> list[int]:
-        crowd = sample.crowd
-        objects = [o for o in query.objects if crowd is None or not crowd[o]]
-        return objects[: self.settings.most_objects]
+        return _whole(sample, query.objects)[: self.settings.most_objects]
+
+
+def _whole(sample: TrainingSample, objects: Sequence[int]) -> list[int]:
+    """Without regions of many instances, which are neither targets nor exemplars."""
+    return [o for o in objects if sample.crowd is None or not sample.crowd[o]]
 
 
 def pack_boxes(shown: Sequence[tuple[Tensor, Sequence[int]]]) -> Exemplars:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.detector import Answer, Detector, ImageFeatures
 from ..nn.geometry import Exemplars
-from ..nn.layers import inverse_sigmoid, layer_norm
+from .dense import DenseLoss
+from .feature_distillation import FeatureDistillation
 from .losses import (
     LossWeights,
+    Terms,
     box_losses,
-    dice_loss,
-    focal_loss,
+    count_objects,
     label_loss,
     mask_losses,
     presence_loss,
 )
 from .matcher import HungarianMatcher, Matches, OneToManyMatcher, Targets
-
-Add = Callable[[str, Tensor, float], None]
-"""Takes a term: its name, its value and its weight in the sum."""
+from .settings import SettingsError
 
 
 class GroundingBatch(NamedTuple):
@@ -33,7 +30,8 @@ class GroundingBatch(NamedTuple):
 
     pixels: (B, 3, R, R) normalised. tokens: (P, L) of the phrases. images: (P,), the image
     of each prompt. targets: of P prompts, masks at the mask head's resolution.
-    exemplars: of P prompts, or None.
+    exemplars: of P prompts, or None. named: (P,) bool, whether the phrase says what is meant;
+    None: all do.
     """
 
     pixels: Tensor
@@ -41,6 +39,30 @@ class GroundingBatch(NamedTuple):
     images: Tensor
     targets: Targets
     exemplars: Exemplars | None = None
+    named: Tensor | None = None
+
+
+class Queries(NamedTuple):
+    """How many queries of each kind a decoder layer answers, in this order."""
+
+    learned: int
+    many: int = 0
+    noised: int = 0
+
+
+class Group(NamedTuple):
+    """Queries of one kind and what they say: logits (P, Q), boxes (P, Q, 4).
+
+    name: ending of their terms; weight: of those. total: what sums over objects are divided
+    by. counted: as in ``label_loss``.
+    """
+
+    name: str
+    logits: Tensor
+    boxes: Tensor
+    weight: float
+    total: Tensor
+    counted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,130 +71,147 @@ class GroundingLoss:
 
     Args:
         weights: of the terms. matcher, many: one to one, one to many.
-        noise: of denoising boxes, in halves of their sides. groups: noised copies a box.
+        many_on_aux: one-to-many terms of every decoder layer, not of the last one alone (SAM3:
+            the last).
+        noise: of its sides, by how much a denoising box is moved and resized at most.
+        groups: noised copies of each box.
         most_masks: objects of a prompt whose masks are compared, at random; bounds memory.
     """
 
     weights: LossWeights = field(default_factory=LossWeights)
     matcher: HungarianMatcher = field(default_factory=HungarianMatcher)
     many: OneToManyMatcher = field(default_factory=OneToManyMatcher)
+    many_on_aux: bool = False
     noise: float = 0.4
     groups: int = 2
     most_masks: int = 16
 
-    def __call__(self, net: Detector, batch: GroundingBatch) -> dict[str, Tensor]:
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 1:
+            raise SettingsError(
+                f"noise is {self.noise!r}; it is from 0 to below 1, else boxes have no sides"
+            )
+        for name in ("groups", "most_masks"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it is at least 1")
+
+    def __call__(
+        self, net: Detector, batch: GroundingBatch, teacher: FeatureDistillation | None = None
+    ) -> dict[str, Tensor]:
         """All terms, unweighted, and their weighted sum as "loss"."""
-        w, targets = self.weights, batch.targets
+        w, targets, terms = self.weights, batch.targets, Terms()
         image = net.read_image(batch.pixels)
         words = net.read_text(batch.tokens)
         shown = image.take(batch.images)
         prompt, mask = net.read_prompt(shown, words, batch.exemplars)
-        alone, split = self._further_queries(net, targets)
+        alone, kinds = self._further_queries(net, targets)
         answer = net.answer(shown, prompt, mask, alone)
+        count = count_objects(targets)
+        matches = self._layers(terms, net, answer, kinds, targets, count)
+        if targets.masks is not None:
+            if net.has("masks"):
+                focal, dice = self._masks(net, image, answer, batch, matches, count)
+                terms.add("mask", focal, w.mask)
+                terms.add("dice", dice, w.dice)
+            if w.dense or w.align:
+                dense = DenseLoss(w, targets, shown.grid)
+                if w.align:
+                    everyone = torch.ones_like(targets.exhaustive)
+                    named = everyone if batch.named is None else batch.named
+                    dense.align(terms, net, shown, words, named)
+                if w.dense:
+                    dense.fused(terms, net, answer)
+        if teacher is not None:
+            terms.add("features", teacher(net, image, batch.pixels), w.features)
+        return terms.all()
 
-        count = targets.valid.sum().clamp(min=1).float()
-        terms: dict[str, Tensor] = {}
-        sums: dict[str, Tensor] = {}
-
-        def add(name: str, value: Tensor, weight: float) -> None:
-            terms[name] = terms.get(name, 0) + value.detach()
-            sums[name] = sums.get(name, 0) + weight * value
-
-        depth, total = len(answer.layers), answer.layers[0].queries.shape[1]
+    def _layers(
+        self,
+        terms: Terms,
+        net: Detector,
+        answer: Answer,
+        kinds: Queries,
+        targets: Targets,
+        count: Tensor,
+    ) -> Matches:
+        """Terms of what each decoder layer says; the matches of the last one."""
+        w, depth = self.weights, len(answer.layers)
         queries = torch.cat([layer.queries for layer in answer.layers], 1)
-        logits = net.part("scoring")(queries, prompt, mask).unflatten(1, (depth, total))
-        matches: Matches | None = None
+        logits = net.part("scoring")(queries, answer.prompt, answer.mask)
+        logits = logits.unflatten(1, (depth, sum(kinds)))
+        real = targets.valid.repeat(1, self.groups)
+        matches: list[Matches] = []
         for i, layer in enumerate(answer.layers):
-            scores = logits[:, i].split(split, 1)
-            boxes = layer.boxes.float().split(split, 1)
             last = i == depth - 1
             suffix = "" if last else "_aux"
-            matches = self.matcher(scores[0], boxes[0], targets)
-            self._detect(add, suffix, 1.0, scores[0], boxes[0], targets, matches, count)
-            add(f"presence{suffix}", presence_loss(layer.presence, targets), w.presence)
-            if split[1]:
+            scores = logits[:, i].split(list(kinds), 1)
+            boxes = layer.boxes.float().split(list(kinds), 1)
+
+            matches.append(self.matcher(scores[0], boxes[0], targets))
+            said = Group(suffix, scores[0], boxes[0], 1.0, count)
+            self._detect(terms, said, targets, matches[-1])
+            terms.add(f"presence{suffix}", presence_loss(layer.presence, targets), w.presence)
+            if kinds.many and (last or self.many_on_aux):
                 many = self.many(scores[1], boxes[1], targets)
-                self._detect(add, "_many", w.one_to_many, scores[1], boxes[1], targets, many, count)
-            if split[2]:
-                noised = self._denoised(targets)
-                self._detect(
-                    add,
-                    "_noised",
-                    w.denoising,
-                    scores[2],
-                    boxes[2],
-                    targets,
-                    noised,
-                    count * self.groups,
-                )
-        if targets.masks is not None and "masks" in net._modules and matches is not None:
-            focal, dice = self._masks(net, image, answer, batch, matches, count)
-            add("mask", focal, w.mask)
-            add("dice", dice, w.dice)
-        if targets.masks is not None and (w.dense or w.align):
-            self._dense(add, net, targets.masks, shown, words, answer, batch)
-        terms["loss"] = torch.stack(list(sums.values())).sum()
-        return terms
+                said = Group("_many", scores[1], boxes[1], w.one_to_many, count)
+                self._detect(terms, said, targets, many)
+            if kinds.noised:
+                total = count * self.groups
+                said = Group("_noised", scores[2], boxes[2], w.denoising, total, real)
+                self._detect(terms, said, targets, self._denoised(targets))
+        return matches[-1]
+
+    def _detect(self, terms: Terms, said: Group, targets: Targets, matches: Matches) -> None:
+        """Labels and boxes of one group of queries."""
+        w, name, total = self.weights, said.name, said.total
+        label = label_loss(said.logits, said.boxes, targets, matches, w, said.counted)
+        l1, giou = box_losses(said.boxes, targets, matches, total)
+        terms.add(f"label{name}", label, said.weight * w.label)
+        terms.add(f"box{name}", l1, said.weight * w.box)
+        terms.add(f"giou{name}", giou, said.weight * w.giou)
 
     # Queries beside those that are learned ----------------------------------------------
 
     def _further_queries(
         self, net: Detector, targets: Targets
-    ) -> tuple[tuple[Tensor, Tensor] | None, list[int]]:
-        """One-to-many and noised queries, and how many queries there are of each kind."""
+    ) -> tuple[tuple[Tensor, Tensor] | None, Queries]:
+        """One-to-many and noised queries with their boxes, and how many there are."""
         decoder = net.part("decoder")
         learned = decoder.query_embed.weight
         q, rows = learned.shape[0], targets.boxes.shape[0]
         parts: list[tuple[Tensor, Tensor]] = []
-        split = [q, 0, 0]
+        kinds = Queries(q)
         if self.weights.one_to_many:
             parts.append((learned.expand(rows, -1, -1), decoder.references().expand(rows, -1, -1)))
-            split[1] = q
+            kinds = kinds._replace(many=q)
         if self.weights.denoising and targets.boxes.shape[1]:
             boxes = self._noised(targets)
-            split[2] = boxes.shape[1]
             # Any query may be asked to mend a box: contents are drawn from the learned ones.
             drawn = torch.randint(q, boxes.shape[:2], device=boxes.device)
             parts.append((learned[drawn], boxes))
+            kinds = kinds._replace(noised=boxes.shape[1])
         if not parts:
-            return None, split
+            return None, kinds
         content = torch.cat([p[0].float() for p in parts], 1)
-        return (content, torch.cat([p[1] for p in parts], 1)), split
+        return (content, torch.cat([p[1] for p in parts], 1)), kinds
 
     def _noised(self, targets: Targets) -> Tensor:
-        """(B, groups * T, 4): boxes moved and resized, by up to ``noise`` of their sides."""
+        """(P, groups * T, 4): boxes moved and resized."""
         boxes = targets.boxes.float().repeat(1, self.groups, 1)
-        shift = torch.rand_like(boxes) * 2 - 1
+        shift = (torch.rand_like(boxes) * 2 - 1) * self.noise
         size = boxes[..., 2:]
-        moved = boxes[..., :2] + shift[..., :2] * size / 2 * self.noise * 2
-        scaled = size * (1 + shift[..., 2:] * self.noise)
+        moved = boxes[..., :2] + shift[..., :2] * size
+        scaled = size * (1 + shift[..., 2:])
         return torch.cat([moved, scaled], -1).clamp(0.002, 0.998)
 
     def _denoised(self, targets: Targets) -> Matches:
+        """Each noised box belongs to the object that it was made of."""
         rows, objects = targets.valid.nonzero().unbind(1)
         size = targets.valid.shape[1]
         steps = [objects + g * size for g in range(self.groups)]
         return Matches(rows.repeat(self.groups), torch.cat(steps), objects.repeat(self.groups))
 
-    # Terms -------------------------------------------------------------------------------
-
-    def _detect(
-        self,
-        add: Add,
-        suffix: str,
-        weight: float,
-        logits: Tensor,
-        boxes: Tensor,
-        targets: Targets,
-        matches: Matches,
-        count: Tensor,
-    ) -> None:
-        w = self.weights
-        labels = label_loss(logits, boxes, targets, matches, w)
-        add(f"label{suffix}", labels, weight * w.label)
-        l1, giou = box_losses(boxes, targets, matches, count)
-        add(f"box{suffix}", l1, weight * w.box)
-        add(f"giou{suffix}", giou, weight * w.giou)
+    # Masks -------------------------------------------------------------------------------
 
     def _masks(
         self,
@@ -186,80 +225,36 @@ class GroundingLoss:
         """Masks of matched queries only, of prompts that have any."""
         masks = batch.targets.masks
         assert masks is not None  # noqa: S101 - for the type checker
-        rows, first = matches.rows.unique(return_inverse=True)
-        if not len(rows):
+        if not len(matches.rows):
             nothing = answer.memory.sum() * 0
             return nothing, nothing
-        # Matches are sorted by row: the place of each among those of its row.
-        number = torch.arange(len(first), device=first.device)
-        starts = torch.searchsorted(first, torch.arange(len(rows), device=first.device))
-        place = number - starts[first]
-        kept = place < self.most_masks
-        first, place = first[kept], place[kept]
-        chosen, objects = matches.queries[kept], matches.objects[kept]
-        table = chosen.new_zeros(len(rows), int(place.max()) + 1)
-        table[first, place] = chosen
-        queries = answer.queries[rows[:, None], table]
-        finer = net._mask_features(image.map)
+        chosen, place = pick(matches, self.most_masks)
+        rows, first = chosen.rows.unique(return_inverse=True)
+        table = first.new_zeros(len(rows), int(place.max()) + 1)
+        table[first, place] = chosen.queries
         logits = net.part("masks").read_rows(
             answer.memory[rows],
             image.grid,
             answer.prompt[rows],
             answer.mask[rows],
-            queries,
-            finer,
+            answer.queries[rows[:, None], table],
+            net.mask_features(image),
             batch.images[rows],
         )[first, place]
-        wanted = masks[rows[first], objects]
-        return mask_losses(logits, wanted, count * kept.float().mean())
+        share = len(place) / len(matches.rows)
+        return mask_losses(logits, masks[chosen.rows, chosen.objects], count * share)
 
-    def _dense(
-        self,
-        add: Add,
-        net: Detector,
-        masks: Tensor,
-        shown: ImageFeatures,
-        words: tuple[Tensor, Tensor],
-        answer: Answer,
-        batch: GroundingBatch,
-    ) -> None:
-        """Each token says whether it lies on the concept, and which box it is in."""
-        w, targets = self.weights, batch.targets
-        grid = shown.grid
-        masks = masks.float() * targets.valid[..., None, None]
-        share = F.adaptive_avg_pool2d(masks, grid).flatten(2)  # (P, T, N)
-        inside = share.amax(1).clamp(0, 1)
-        sure = (targets.exhaustive | targets.present).float()[:, None]
-        scoring, decoder = net.part("scoring"), net.part("decoder")
 
-        def tell(name: str, tokens: Tensor, prompt: Tensor, mask: Tensor, weight: float) -> None:
-            logits = scoring(tokens, prompt, mask)
-            focal = (focal_loss(logits, inside, 0.5, 1.0) * sure).mean()
-            add(f"{name}_focal", focal, 10 * weight)
-            here = targets.present
-            dice = dice_loss(logits[here], inside[here]).sum() / here.sum().clamp(min=1)
-            add(f"{name}_dice", dice, weight)
+def pick(matches: Matches, most: int) -> tuple[Matches, Tensor]:
+    """At most so many matches of each row, at random; and the place of each in its row.
 
-        if w.align:
-            plain = F.layer_norm(shown.tokens, shown.tokens.shape[-1:])
-            tell("align", plain, words[0], words[1], w.align)
-        if not w.dense:
-            return
-        fused = layer_norm(decoder.norm, answer.memory)
-        tell("dense", fused, answer.prompt, answer.mask, w.dense)
-        row, token = (inside > 0.5).nonzero().unbind(1)
-        if not len(row):
-            return
-        objects = share[row, :, token].argmax(1)
-        start = torch.full((len(row), 4), 0.15, device=fused.device)
-        start[:, 0] = (token % grid[1] + 0.5) / grid[1]
-        start[:, 1] = (token // grid[1] + 0.5) / grid[0]
-        drawn = (decoder.bbox_embed(fused[row, token]) + inverse_sigmoid(start)).sigmoid()
-        index = torch.arange(len(row), device=row.device)
-        wanted = targets._replace(boxes=targets.boxes[row, objects][:, None])
-        matches = Matches(index, torch.zeros_like(index), torch.zeros_like(index))
-        l1, giou = box_losses(
-            drawn[:, None].float(), wanted, matches, torch.tensor(float(len(row)))
-        )
-        add("dense_box", l1, w.dense * w.box)
-        add("dense_giou", giou, w.dense * w.giou)
+    Returns: M matches by row, and (M,) places, each row's from 0.
+    """
+    keys = matches.rows + torch.rand(len(matches.rows), device=matches.rows.device).double()
+    order = keys.argsort()
+    rows = matches.rows[order]
+    place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    kept = place < most
+    order = order[kept]
+    chosen = Matches(rows[kept], matches.queries[order], matches.objects[order])
+    return chosen, place[kept]

@@ -5,14 +5,16 @@ SAM3's, with its weights as the defaults (arXiv 2511.16719 and its training conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.layers import cxcywh_to_xyxy
 from .matcher import Matches, Targets, paired_iou
+from .settings import SettingsError
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class LossWeights:
     label, presence, box, giou, mask, dice: weights of the terms in the sum.
     one_to_many: of the terms of the one-to-many queries.
     denoising: of the terms of noised boxes (DN-DETR; SAM3 has none).
+    features: of features that stay near a teacher's, where there is one.
     dense: of the two dense helpers of training from scratch (SAM3 has none): how well each
         fused token tells inside from outside, and the box it would draw.
     align: of each image token, before fusion, against the phrase alone (SAM3 has none).
@@ -38,12 +41,47 @@ class LossWeights:
     dice: float = 10.0
     one_to_many: float = 2.0
     denoising: float = 0.0
+    features: float = 0.05
     dense: float = 0.0
     align: float = 0.0
     positive: float = 10.0
     alpha: float = 0.25
     gamma: float = 2.0
     padded_queries: int = 128
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value >= 0:
+                raise SettingsError(f"the loss weight {field.name} is {value!r}; it is 0 or more")
+
+
+class Terms:
+    """Terms of a loss by name, and their weighted sum. A name may be added to again."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, Tensor] = {}
+        self._sum: list[Tensor] = []
+
+    def add(self, name: str, value: Tensor, weight: float) -> None:
+        """Add a term, logged as it is and weighted in the sum."""
+        self._terms[name] = self._terms.get(name, 0) + value.detach()
+        self._sum.append(weight * value)
+
+    def all(self) -> dict[str, Tensor]:
+        """All terms, and the sum as "loss"."""
+        return {**self._terms, "loss": torch.stack(self._sum).sum()}
+
+
+def count_objects(targets: Targets) -> Tensor:
+    """Objects of the batch, at least 1: what sums over objects are divided by. Of several
+    processes the mean, so that each object weighs the same wherever it is.
+    """
+    count = targets.valid.sum().float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return count.clamp(min=1)
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -62,12 +100,20 @@ def dice_loss(logits: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
 
 
 def label_loss(
-    logits: Tensor, boxes: Tensor, targets: Targets, matches: Matches, weights: LossWeights
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    matches: Matches,
+    weights: LossWeights,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """How well (B, Q) logits say which queries have an object.
 
     A matched query is to reach ``probability^alpha * IoU^(1 - alpha)``, at least 0.01: high
     scores for good boxes. Prompts without an object are left to the presence token.
+
+    Args:
+        counted: (B, Q) bool, False: a query that is padding; None: none is.
     """
     logits = logits.float()
     p = logits.sigmoid()
@@ -83,6 +129,8 @@ def label_loss(
     miss = F.softplus(logits) * p**weights.gamma
     # Where the annotation may lack objects, a query without one proves nothing.
     blame = (1 - matched) * targets.exhaustive[:, None]
+    if counted is not None:
+        blame = blame * counted
     loss = (weights.positive * matched * hit + blame * miss) * targets.present[:, None]
     queries = max(logits.shape[1], weights.padded_queries)
     return loss.sum() / max(1, logits.shape[0] * queries)

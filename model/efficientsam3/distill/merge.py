@@ -9,6 +9,7 @@ trained in.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from ..weights import (
 )
 
 FORMAT = "efficientsam3-part-1"
+
+log = logging.getLogger(__name__)
 
 
 def trained_prefixes(module: nn.Module) -> tuple[str, ...]:
@@ -246,6 +249,17 @@ def save_whole(path: str | Path, name: str, config: ModelConfig, net: Detector) 
         save_upstream(path, config, net)
     else:
         save_folder(path, name, config, net)
+
+
+def save_both(folder: str | Path, name: str, config: ModelConfig, net: Detector) -> None:
+    """Write a model for our loaders, ``folder/model``, and for upstream's, ``folder/NAME.pt``,
+    if upstream has such a model at all.
+    """
+    save_whole(Path(folder) / "model", name, config, net)
+    try:
+        save_whole(Path(folder) / f"{name}.pt", name, config, net)
+    except CheckpointError as error:
+        log.info("no file for upstream's loaders: %s", error)
 
 
 def load_partial_into(module: nn.Module, partial: Partial) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..evaluate import ConceptScore
 from ..nn.detector import Detector
 from .collate import Collator
-from .data.sample import TrainingSample
+from .data.sample import SampleSource, TrainingSample
+from .errors import DataError
+from .feature_distillation import FeatureDistillation
 from .grounding import GroundingBatch, GroundingLoss
+from .held_out import score
 from .stream import stream
 from .task import Picture, Task
 
 Draw = Callable[[int], TrainingSample]
 """Sample by number, from 0 without end: an epoch's order, or a scene's seed."""
+
+TRIES = 8
+PICTURES = 12
 
 
 class Batches:
@@ -29,16 +34,24 @@ class Batches:
 
     def __call__(self, n: int, rng: np.random.Generator) -> GroundingBatch:
         samples = [self.draw(n * self.size + i) for i in range(self.size)]
+        for _ in range(TRIES):  # a few images of LVIS have no phrase at all
+            if any(s.queries for s in samples):
+                break
+            samples = [self.draw(int(rng.integers(1 << 40))) for _ in range(self.size)]
         return self.collator(samples, rng)
 
 
 class GroundingTask(Task):
-    """Args:
-    net: the detector. config: its numbers.
-    draw: training samples by number. batch: images of a batch.
-    prompts: what is asked of them. criterion: what is asked of the answers.
-    held_out: samples for validation. teacher: a further loss of (net, batch), as feature
-        distillation is.
+    """Trains a detector on prompts about images.
+
+    Args:
+        net: the detector.
+        collator: what is asked of images.
+        draw: training samples by number. batch: images a rank and step.
+        criterion: what is asked of the answers.
+        teacher: keeps image features near those of another model.
+        held_out: samples for validation and pictures, with masks.
+        seed: of prompts and their order. workers: processes that make batches.
     """
 
     def __init__(
@@ -49,13 +62,19 @@ class GroundingTask(Task):
         *,
         batch: int = 8,
         criterion: GroundingLoss | None = None,
-        held_out: tuple[TrainingSample, ...] = (),
+        teacher: FeatureDistillation | None = None,
+        held_out: SampleSource | Sequence[TrainingSample] = (),
         seed: int = 0,
         workers: int = 1,
     ) -> None:
+        if len(held_out) and held_out[0].masks is None:
+            raise DataError(
+                f"{held_out[0].key} has no masks, by which what is held out is judged: hold out "
+                "data with masks"
+            )
         self.module: Detector = net
         self.collator, self.draw, self.batch = collator, draw, batch
-        self.criterion = criterion or GroundingLoss()
+        self.criterion, self.teacher = criterion or GroundingLoss(), teacher
         self.held_out, self.seed, self.workers = held_out, seed, workers
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[GroundingBatch]:
@@ -64,50 +83,32 @@ class GroundingTask(Task):
             make, seed=self.seed, start=start, rank=rank, world=world, workers=self.workers
         )
 
+    def start(self, device: torch.device) -> None:
+        if self.teacher is not None:
+            self.teacher.to(device)
+
     def loss(self, module: nn.Module, batch: GroundingBatch) -> Mapping[str, Tensor]:
-        terms: dict[str, Tensor] = module(lambda net: self.criterion(net, batch))
+        terms: dict[str, Tensor] = module(lambda net: self.criterion(net, batch, self.teacher))
         return terms
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        return score(self.module, self.held_out, self.collator)
+        if not len(self.held_out):
+            return {}
+        return score(self.module, self.collator.config, self.held_out)
 
     def pictures(self, module: nn.Module) -> dict[str, Picture]:
         from .pictures import contact_sheet
 
-        return {"held_out": contact_sheet(self.module, self.held_out[:12], self.collator)}
+        samples = [self.held_out[i] for i in range(min(PICTURES, len(self.held_out)))]
+        if not samples:
+            return {}
+        return {"held_out": contact_sheet(self.module, self.collator.config, samples)}
 
     def describe(self) -> dict[str, Any]:
-        return {"batch": self.batch, "seed": self.seed, "criterion": repr(self.criterion)}
-
-
-@torch.no_grad()
-def score(
-    net: Detector, samples: tuple[TrainingSample, ...], collator: Collator
-) -> dict[str, float]:
-    """cgF1 and its parts over all queries of the samples, at the mask head's resolution.
-
-    A quick look while training: masks are compared on the grid of the mask head.
-    """
-    from ..nn.tokenizer import tokenize
-
-    c = collator.config
-    total = ConceptScore()
-    for sample in samples:
-        if not sample.queries:
-            continue
-        image = net.read_image(sample.pixels(c.resolution, c.mean, c.std))
-        truth = sample.masks_at(4 * c.grid).numpy() > 0.5
-        tokens = tokenize([q.phrase for q in sample.queries], c.context)
-        prompt, mask = net.read_prompt(image, net.read_text(tokens))
-        answer = net.answer(image, prompt, mask)
-        scores = answer.logits.sigmoid() * answer.presence.sigmoid()[:, None]
-        for row, query in enumerate(sample.queries):
-            kept = (scores[row] > 0.5).nonzero()[:, 0]
-            found = np.zeros((0, *truth.shape[1:]), bool)
-            if len(kept):
-                found = (net.masks_of(image, answer, row, kept) > 0).numpy()
-            total.add(found, scores[row, kept].float().numpy(), truth[list(query.objects)])
-    return {k: v for k, v in total.figures().items() if k in SHOWN}
-
-
-SHOWN = ("cgF1", "pmF1", "IL_MCC", "cgF1@50", "IL_precision", "IL_recall", "recall", "precision")
+        return {
+            "batch": self.batch,
+            "seed": self.seed,
+            "prompts": repr(self.collator.settings),
+            "criterion": repr(self.criterion),
+            "teacher": None if self.teacher is None else self.teacher.describe(),
+        }

@@ -233,6 +233,47 @@ def _corner(encoded: Tensor, share: tuple[float, float]) -> Tensor:
     return encoded[..., :rows, :columns]
 
 
+class Encoder(nn.Module):
+    """Image encoder and pyramid: (B, 3, R, R) pixels -> levels, coarsest first."""
+
+    def __init__(self, trunk: nn.Module, neck: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.neck = trunk, neck
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        levels: list[Tensor] = self.neck(self.trunk(pixels), (2, 1, 0))
+        return levels
+
+
+class PyramidTeacher(Frozen):
+    """A whole model's image encoder and pyramid as a teacher of what its heads read.
+
+    Args:
+        module: pixels in the student's size and normalisation -> levels of scale 1, 2 and 4,
+            each (B, C, h, w).
+    """
+
+    def __init__(self, module: nn.Module, name: str = "sam3") -> None:
+        super().__init__(module)
+        self.name = name
+        self._digest: str | None = None
+
+    @classmethod
+    def of(cls, detector: Detector, name: str = "sam3") -> PyramidTeacher:
+        """The encoder of a loaded model."""
+        return cls(Encoder(detector.part("trunk"), detector.part("neck")), name)
+
+    def describe(self) -> dict[str, Any]:
+        """What its levels depend on, as plain values."""
+        if self._digest is None:
+            self._digest = digest(self.module)
+        return {"name": self.name, "digest": self._digest}
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, R, R) -> float32 levels without gradient, coarsest first."""
+        return [level.float() for level in super().forward(pixels)]
+
+
 class TextTeacher(Frozen):
     """A text encoder as a teacher of tokens: phrases -> features a token.
 

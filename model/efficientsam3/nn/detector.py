@@ -50,7 +50,10 @@ class ImageFeatures:
     interactive: InteractiveFeatures | None = field(default=None, repr=False)
 
     def take(self, rows: Tensor) -> ImageFeatures:
-        """Features for one prompt each: image ``rows[i]`` for prompt i. rows: (P,)."""
+        """Tokens for one prompt each: image ``rows[i]`` for prompt i. rows: (P,).
+
+        ``map``, and so what masks are made of, stays that of the B images.
+        """
         geometry = [(keys[rows], values[rows]) for keys, values in self.geometry]
         return ImageFeatures(self.map, self.tokens[rows], self.seen[rows], geometry, self.grid)
 
@@ -95,6 +98,10 @@ class Detector(nn.Module):
             raise MissingPartError(name)
         return part
 
+    def has(self, name: str) -> bool:
+        """Whether there is a part of that name."""
+        return self._modules.get(name) is not None
+
     def forward(self, work: Callable[[Detector], T]) -> T:
         """Do some work with this model, for training: what wraps a model to share it between
         devices counts on its work being a forward call.
@@ -106,13 +113,13 @@ class Detector(nn.Module):
     def read_image(self, pixels: Tensor) -> ImageFeatures:
         """(B, 3, R, R) normalised pixels -> features."""
         encoded = self.part("trunk")(pixels)
-        level = self._coarse_level(encoded)
+        level = self.coarse_level(encoded)
         grid = (level.shape[-2], level.shape[-1])
         tokens = level.flatten(2).transpose(1, 2).float()
         seen = self.part("fusion").read_image(tokens, self._placed(grid)[0], grid)
         positions = self._positions(grid)
         geometry = []
-        if "geometry" in self._modules:
+        if self.has("geometry"):
             geometry = self.part("geometry").read_image(tokens, positions)
         return ImageFeatures(encoded, tokens, seen, geometry, grid)
 
@@ -124,7 +131,8 @@ class Detector(nn.Module):
         positions = self._positions(grid)
         return self.part("fusion").place(positions), self.part("decoder").place(positions)
 
-    def _coarse_level(self, encoded: Tensor) -> Tensor:
+    def coarse_level(self, encoded: Tensor) -> Tensor:
+        """The pyramid's level of scale 1, of the image encoder's map."""
         return self.part("neck")(encoded, (2,))[0]
 
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:
@@ -188,10 +196,8 @@ class Detector(nn.Module):
             row: which of the answer's prompts (and of the image's, if it holds as many).
         """
         head = self.part("masks")
-        if image.mask_features is None:
-            image.mask_features = self._mask_features(image.map)
         one = slice(row, row + 1)
-        features = [f[one] if f.shape[0] > 1 else f for f in image.mask_features]
+        features = [f[one] if f.shape[0] > 1 else f for f in self.mask_features(image)]
         chosen = answer.queries[row, queries][None]
         args = answer.memory[one], image.grid, answer.prompt[one], answer.mask[one]
         return self._read_masks(head, args, chosen, features)[0]
@@ -200,6 +206,12 @@ class Detector(nn.Module):
         self, head: Any, args: tuple[Any, ...], queries: Tensor, features: list[Tensor]
     ) -> Tensor:
         return head(*args, queries, features)
+
+    def mask_features(self, image: ImageFeatures) -> list[Tensor]:
+        """What the mask head reads of the pyramid's two finer levels, made once an image."""
+        if image.mask_features is None:
+            image.mask_features = self._mask_features(image.map)
+        return image.mask_features
 
     def interactive_features(self, image: ImageFeatures) -> InteractiveFeatures:
         """Features of the interactive head, made once an image."""
@@ -262,7 +274,7 @@ class FoldedDetector(Detector):
             self._places[grid] = super()._placed(grid)
         return self._places[grid]
 
-    def _coarse_level(self, encoded: Tensor) -> Tensor:
+    def coarse_level(self, encoded: Tensor) -> Tensor:
         return self.coarse(encoded)
 
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:

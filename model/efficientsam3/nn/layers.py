@@ -9,9 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def as_weights(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the dtype of the weights; under autocast, which casts both, as it is."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply ``layer`` in the dtype of its weights, whatever the dtype of ``x``."""
-    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+    return F.linear(as_weights(x, layer.weight), layer.weight, layer.bias)
 
 
 def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ class Attention(nn.Module):
         """Project (B, N, C) by parts ``first`` to ``last`` of query 0, key 1, value 2."""
         rows = slice(first * self.width, (last + 1) * self.width)
         weight = self.in_proj_weight[rows]
-        return F.linear(x.to(weight.dtype), weight, self.in_proj_bias[rows])
+        return F.linear(as_weights(x, weight), weight, self.in_proj_bias[rows])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend with projected (B, N, C) queries, keys and values.

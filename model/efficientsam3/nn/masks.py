@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, Mlp, layer_norm
+from .layers import Attention, Mlp, as_weights, layer_norm
 from .neck import FoldedLevel, Neck, after_nearest, double, double_learned
 
 
@@ -37,7 +37,7 @@ class PixelDecoder(nn.Module):
         x = fused
         for level, conv, norm in zip(finer, self.conv_layers, self.norms, strict=False):
             x = level + F.interpolate(x, scale_factor=2, mode="nearest")
-            x = group_norm(norm, conv(x.to(conv.weight.dtype))).relu_()
+            x = group_norm(norm, conv(as_weights(x, conv.weight))).relu_()
         return x
 
 
@@ -104,7 +104,7 @@ class MaskHead(nn.Module):
         decoder = self.pixel_decoder
         x = self.look_at_prompt(memory, prompt, mask).transpose(1, 2).unflatten(2, grid)
         for level, conv, norm in zip(finer, decoder.conv_layers, decoder.norms, strict=False):
-            x = conv(level)[images] + double_learned(x, after_nearest(conv.weight))
+            x = conv(level)[images] + double_learned(x, conv.weight)
             x = group_norm(norm, x).relu()
         last = self.instance_seg_head
         embedded = self.mask_embed(queries)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import as_weights
+
 
 def enlarge(x: Tensor, size: int) -> Tensor:
     """Bilinear (B, C, h, w) -> (B, C, size, size); nothing to do for a map of that size."""
@@ -42,7 +44,7 @@ class Level(nn.Module):
         self.smooth = nn.Conv2d(out, out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.mix.weight.dtype)
+        x = as_weights(x, self.mix.weight)
         if self.scale < 1:
             x = F.max_pool2d(x, 2)
         for i, up in enumerate(self.up):
@@ -138,14 +140,19 @@ def double(
     return out
 
 
-def double_learned(x: Tensor, kernel: Tensor) -> Tensor:
-    """``double`` for training: nothing is written in place. (B, I, h, w) -> (B, O, 2h, 2w)."""
-    h, w = x.shape[-2:]
-    y = F.conv2d(x, kernel, padding=1).unflatten(1, (2, 2, -1))
-    rows = [
-        torch.stack([y[:, a, b, :, a : a + h, b : b + w] for b in range(2)], -1) for a in range(2)
-    ]
-    return torch.stack(rows, 3).flatten(4, 5).flatten(2, 3)
+def double_learned(x: Tensor, weight: Tensor) -> Tensor:
+    """A 3 x 3 convolution after nearest-neighbour doubling, for training: one transposed
+    convolution with a 4 x 4 kernel.
+
+    Args:
+        x: (B, I, h, w). weight: (O, I, 3, 3), of the convolution.
+    Returns: (B, O, 2h, 2w).
+    """
+    w = weight.flip(2, 3).transpose(0, 1)
+    # Each coarse cell is a 2 x 2 block: its four cells spread the kernel from four places.
+    corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
+    kernel = torch.stack([F.pad(w, corner) for corner in corners]).sum(0)
+    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 
 class FoldedLevel(nn.Module):

@@ -91,6 +91,12 @@ class Stem(nn.Sequential):
             nn.Conv2d(stem, width, 2, 2, bias=False),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            # Norms give float32, and convolutions may be cast.
+            x = layer(x.to(layer.weight.dtype) if isinstance(layer, nn.Conv2d) else x)
+        return x
+
 
 class VisionTransformer(nn.Module):
     """(B, 3, R, R) pixels -> (B, width, R / patch, R / patch).

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backgrounds import draw
-from .compose import Canvas, Look, Mask, Pixels, Placed, World, finish, render
+from .canvas import Canvas, Look, Mask, Pixels, finish, render
+from .compose import Placed, World
 from .concepts import Concept, Split
 from .phrases import Query, ask
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from .. import rle
 from ..errors import EfficientSam3Error
+from .canvas import Mask, Pixels, tight_box
 from .clips import film
-from .compose import Mask, Pixels, World, tight_box
+from .compose import World
 
 if TYPE_CHECKING:
     from .phrases import Query

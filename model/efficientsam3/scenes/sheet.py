@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from .clips import film
 
 if TYPE_CHECKING:
-    from .compose import Mask, Pixels, World
+    from .canvas import Mask, Pixels
+    from .compose import World
     from .phrases import Query
 
 TILE = 300

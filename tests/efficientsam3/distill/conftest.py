@@ -71,6 +71,22 @@ class Shapes:
         )
 
 
+COLOURS = ("red thing", "green thing", "blue thing")
+
+
+def coloured(number: int) -> TrainingSample:
+    """Two rectangles in two of three colours, named by them; the third colour is absent."""
+    sample = Shapes(1 << 60)[number]
+    image = np.array(sample.image)
+    queries = []
+    for index in range(2):
+        colour = (number + index) % 3
+        image[sample.mask(index)] = [255 if c == colour else 0 for c in range(3)]
+        queries.append(PhraseQuery(COLOURS[colour], (index,)))
+    queries.append(PhraseQuery(COLOURS[(number + 2) % 3]))
+    return dataclasses.replace(sample, image=image, queries=tuple(queries))
+
+
 def rouse(net: nn.Module) -> None:
     """Give untrained weights the scale of trained ones."""
     generator = torch.Generator().manual_seed(0)

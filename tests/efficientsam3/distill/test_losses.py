@@ -8,9 +8,12 @@ import pytest
 import torch
 import torchvision
 
+from efficientsam3.distill import losses
 from efficientsam3.distill.losses import (
     LossWeights,
+    Terms,
     box_losses,
+    count_objects,
     dice_loss,
     focal_loss,
     label_loss,
@@ -106,3 +109,27 @@ def test_masks_are_means_over_cells_and_sums_over_objects() -> None:
     focal, dice = mask_losses(logits, masks, torch.tensor(6.0))
     torch.testing.assert_close(focal, focal_loss(logits, masks.float()).mean() * 3 / 6)
     torch.testing.assert_close(dice, dice_loss(logits, masks.float()).mean() * 3 / 6)
+
+
+def test_objects_count_alike_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = targets([True, True])
+    assert float(count_objects(ours)) == 2
+    assert float(count_objects(targets([False]))) == 1
+    # Another process has 4: both divide by the mean.
+    monkeypatch.setattr(losses.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(losses.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(losses.dist, "all_reduce", lambda count: count.add_(4))
+    assert float(count_objects(ours)) == 3
+
+
+def test_terms_are_summed_by_weight() -> None:
+    terms = Terms()
+    value = torch.tensor(2.0, requires_grad=True)
+    terms.add("a", value, 10.0)
+    terms.add("a", torch.tensor(3.0), 0.5)
+    terms.add("b", torch.tensor(1.0), 0.0)
+    out = terms.all()
+    assert {k: float(v.detach()) for k, v in out.items()} == {"a": 5, "b": 1, "loss": 21.5}
+    assert not out["a"].requires_grad
+    out["loss"].backward()
+    assert float(value.grad or 0) == 10

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from efficientsam3.scenes import compose
 from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.compose import Canvas, Look, Scene, World, make_scene, render, tight_box
-from efficientsam3.scenes.concepts import SPLITS
+from efficientsam3.scenes.backgrounds import Background, draw
+from efficientsam3.scenes.canvas import tight_box
+from efficientsam3.scenes.compose import Scene, World, make_scene
+from efficientsam3.scenes.concepts import SPLITS, Part
 
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
@@ -43,32 +48,6 @@ def test_masks_are_what_is_visible(scenes: list[Scene]) -> None:
             np.testing.assert_array_equal(one.box, tight_box(one.mask))
 
 
-def test_occlusion_takes_from_the_mask_behind() -> None:
-    canvas = Canvas(np.zeros((40, 40, 3), np.uint8))
-    square = np.full((20, 20, 4), 255, np.uint8)
-    canvas.draw(square, 5, 5)
-    canvas.draw(square, 15, 5)
-    assert canvas.masks[0].sum() == 20 * 10
-    assert canvas.masks[1].sum() == 20 * 20
-    canvas.draw(square, 30, 30)  # cut off at the border
-    assert canvas.masks[2].sum() == 10 * 10
-    assert canvas.areas == [400, 400, 400]
-
-
-def test_a_patch_has_the_side_asked_for(art: Art) -> None:
-    patch = render(art.sticker("guitar", "noto"), Look(70.0))
-    assert abs(np.ptp(np.nonzero(patch[..., 3] > 127)[0]) + 1 - 70) <= 2
-    turned = render(art.sticker("guitar", "noto"), Look(70.0, angle=90.0))
-    assert abs(np.ptp(np.nonzero(turned[..., 3] > 127)[1]) + 1 - 70) <= 2
-
-
-def test_a_dark_sticker_has_no_light_fringe(art: Art) -> None:
-    patch = render(art.sticker("guitar", "noto"), Look(33.0, angle=20.0)).astype(int)
-    assert (patch[..., :3] <= patch[..., 3:]).all()  # premultiplied
-    edge = patch[(patch[..., 3] > 30) & (patch[..., 3] < 220)]
-    assert (edge[:, 0] <= 0x10 * edge[:, 3] // 255 + 12).all()
-
-
 def test_queries_name_what_is_there(scenes: list[Scene]) -> None:
     kinds = set()
     for scene in scenes:
@@ -102,6 +81,54 @@ def test_twins_are_never_called_absent(scenes: list[Scene], art: Art) -> None:
         for query in scene.queries:
             if not query.objects and query.phrase in art.concepts:
                 assert not shown & set(art.concepts[query.phrase].twins)
+
+
+def test_kept_backgrounds_stay_clean(art: Art) -> None:
+    """A scene is the same whatever was drawn on its background before."""
+    used = World(art, SPLITS["train"], 64, grounds=2)
+    for seed in range(12):
+        used.scene(seed)
+    fresh = World(art, SPLITS["train"], 64, grounds=2)
+    np.testing.assert_array_equal(used.scene(12).image, fresh.scene(12).image)
+    assert set(used._made) == {0, 1}
+
+
+def test_nothing_is_asked_that_the_background_may_show(
+    art: Art, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [World(art, SPLITS["train"], 64).scene(seed) for seed in range(12)]
+
+    def shown(
+        rng: np.random.Generator, size: int, part: Part, *, plain: bool = False
+    ) -> Background:
+        return Background(draw(rng, size, part, plain=plain).image, frozenset({"dog", "fruit"}))
+
+    monkeypatch.setattr(compose, "draw", shown)
+    lost = set()
+    for seed, before in enumerate(free):
+        scene = World(art, SPLITS["train"], 64).scene(seed)
+        np.testing.assert_array_equal(scene.image, before.image)
+        kept = {q.phrase for q in scene.queries}
+        gone = {q.phrase for q in before.queries} - kept
+        assert all({"dog", "fruit"} & set(p.split()) for p in gone)
+        assert not any({"dog", "fruit"} & set(p.split()) for p in kept)
+        lost |= gone
+    assert {"fruit", "dog"} <= lost
+
+
+def test_tiles_lie_on_nothing_that_has_a_name(art: Art, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watched(rng: np.random.Generator, size: int, part: Part, *, plain: bool = False) -> Any:
+        asked.append(plain)
+        return draw(rng, size, part, plain=plain)
+
+    monkeypatch.setattr(compose, "draw", watched)
+    scene = World(art, SPLITS["train"], 64, tiles=2).scene(0)
+    World(art, SPLITS["train"], 64).scene(0)
+    assert asked == [True, False]
+    assert len(scene.objects) == 4
+    assert {q.kind for q in scene.queries} == {"name"}
 
 
 def test_splits_hold(art: Art) -> None:

@@ -114,6 +114,41 @@ class Subset:
         return self.source[self.indices[index]]
 
 
+def hold_out(source: SampleSource, count: int, seed: int) -> tuple[Subset, Subset]:
+    """A data set in two, at random: for training, and ``count`` samples held out.
+
+    Raises:
+        DataError: nothing would be left for training.
+    """
+    if len(source) <= count:
+        raise DataError(
+            f"the data have {len(source)} images, and {count} are to be held out: say "
+            "--set held_out=NUMBER"
+        )
+    order = np.random.default_rng(seed).permutation(len(source)).tolist()
+    cut = len(order) - count
+    return Subset(source, sorted(order[:cut])), Subset(source, order[cut:])
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Samples by position, without end: each epoch has each once, in an order of its own.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+
+    source: SampleSource
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.source):
+            raise DataError("there is nothing to train on: the data set is empty")
+
+    def __call__(self, position: int) -> TrainingSample:
+        return self.source[index_at(position, len(self.source), self.seed)]
+
+
 @dataclass(frozen=True)
 class Made:
     """Samples made by number when asked for, such as scenes.

@@ -10,13 +10,11 @@ from .sample import PhraseQuery, TrainingSample
 
 def to_sample(scene: Scene) -> TrainingSample:
     """A scene as every other data set gives its images."""
-    boxes = np.zeros((len(scene.objects), 4), np.float32)
-    for row, placed in enumerate(scene.objects):
-        boxes[row] = placed.box
+    boxes = [placed.box for placed in scene.objects]
     return TrainingSample(
         key=str(scene.seed),
         image=scene.image,
-        boxes=boxes,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
         masks=tuple(o.mask for o in scene.objects),
         queries=tuple(PhraseQuery(q.phrase, q.objects, kind=q.kind) for q in scene.queries),
     )

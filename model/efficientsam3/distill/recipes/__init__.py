@@ -15,5 +15,9 @@ RECIPES = {
         "efficientsam3.distill.recipes.stage1_text",
         "a small text encoder learns from SAM3's: captions, then noun phrases",
     ),
+    "stage3": (
+        "efficientsam3.distill.recipes.stage3",
+        "parts of a whole model, released or merged, learn from SA-Co, COCO and LVIS",
+    ),
 }
 """Name -> (module with a ``RECIPE``, what it makes). Imported when asked for: torch is heavy."""

@@ -12,18 +12,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ...build import ModelConfig, build
-from ...errors import CheckpointError
 from ...nn.detector import Detector
 from ...weights import read_state
-from ..data.batches import Subset
+from ..data.batches import Subset, hold_out
 from ..data.sa1b import SA1B
 from ..errors import DataError
 from ..features import FeatureSource, open_features, save_features
-from ..merge import Partial, load_whole, merge, save_whole
+from ..merge import Partial, load_whole, merge, save_both
 from ..prompted import PromptedSettings, PromptInTheLoop
 from ..recipe import Recipe, Run, Stage
 from ..settings import LoopSettings
@@ -94,15 +92,7 @@ def whole(run: Run) -> tuple[str, ModelConfig, Detector]:
 
 def samples(o: Options) -> tuple[Subset, Subset]:
     """For training, and held out."""
-    data = SA1B(o.data, subset=o.subset)
-    if len(data) <= o.held_out:
-        raise DataError(
-            f"{o.data} has {len(data)} images, and {o.held_out} are to be held out: say "
-            "--set held_out=NUMBER"
-        )
-    order = np.random.default_rng(o.seed).permutation(len(data)).tolist()
-    cut = len(order) - o.held_out
-    return Subset(data, sorted(order[:cut])), Subset(data, order[cut:])
+    return hold_out(SA1B(o.data, subset=o.subset), o.held_out, o.seed)
 
 
 def folder_of(run: Run) -> Path:
@@ -240,11 +230,7 @@ def put_together(run: Run) -> None:
     part = Partial.of(small, MapStudent(trunk, config.grid, 1, 1), ["trunk"])
     part.save(run.stage_folder / "trunk.safetensors")
     config, net = merge(config, net, part)
-    save_whole(run.stage_folder / "model", f"{name}-{o.student}", config, net)
-    try:
-        save_whole(run.stage_folder / f"{name}-{o.student}.pt", name, config, net)
-    except CheckpointError as error:  # a model that upstream has not
-        log.info("no file for upstream's loaders: %s", error)
+    save_both(run.stage_folder, f"{name}-{o.student}", config, net)
 
 
 RECIPE = Recipe(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -14,13 +13,12 @@ import numpy as np
 import torch
 
 from ...build import ModelConfig, build
-from ...errors import CheckpointError
 from ...nn.detector import Detector
 from ...types import Array
 from ...weights import read_state
 from ..data.phrases import read_phrases
 from ..errors import DataError
-from ..merge import Partial, load_whole, merge, save_whole
+from ..merge import Partial, load_whole, merge, save_both
 from ..recipe import Recipe, Run, Stage
 from ..settings import LoopSettings
 from ..stage1_text import TextDistillation, TextSettings, TextStudent
@@ -28,8 +26,6 @@ from ..starts import start_text
 from ..task import Task
 from ..teachers import TextTeacher
 from .stage1_image import ranks, steps_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -182,11 +178,7 @@ def put_together(run: Run) -> None:
     part = Partial.of(small, TextStudent(text), ["text"])
     part.save(run.stage_folder / "text.safetensors")
     config, net = merge(config, net, part)
-    save_whole(run.stage_folder / "model", f"{name}-{o.student}", config, net)
-    try:
-        save_whole(run.stage_folder / f"{name}-{o.student}.pt", name, config, net)
-    except CheckpointError as error:  # a model that upstream has not
-        log.info("no file for upstream's loaders: %s", error)
+    save_both(run.stage_folder, f"{name}-{o.student}", config, net)
 
 
 RECIPE = Recipe(

@@ -1,7 +1,7 @@
 """The embedded model, from scenes of stickers: the paper's stages, on two CPU cores in hours.
 
-A teacher with a small ViT learns from scratch ("names", "teacher"). A student's encoders are
-distilled from it ("image", "text", then "prompts": prompt in the loop), and the student is
+A teacher with a small ViT learns from scratch ("names", "heads", "teacher"). A student's encoders
+are distilled from it ("image", "text", then "prompts": prompt in the loop), and the student is
 fine-tuned whole ("student"). For comparison the same student learns without a teacher
 ("alone-names", "alone"), for as long as all of the student's stages took.
 """
@@ -105,6 +105,10 @@ CRITERION = GroundingLoss(
 """From scratch a decoder needs help that a released one does not: denoising, dense terms."""
 
 
+ENCODERS = {"trunk": 0.4, "text": 0.4}
+"""They know the names already."""
+
+
 def things(art: Art, split: str) -> list[str]:
     """Concepts of a split that the recipe is about."""
     part = SPLITS[split]
@@ -174,20 +178,39 @@ def names(run: Run) -> tuple[Task, LoopSettings]:
     return _names(run.options, teacher_config(run.options))
 
 
+def heads(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 3 on small images: a step takes less than half, and heads learn as much from it."""
+    o: Options = run.options
+    small = dataclasses.replace(o, resolution=o.resolution * 2 // 3)
+    config = teacher_config(small)
+    net = load(fresh(config, o.seed), run.weights("names"))
+    settings = quick(
+        o,
+        steps=2500,
+        lr=3e-4,
+        min_lr=1e-4,
+        warmup=100,
+        ema=0.998,
+        scales=ENCODERS,
+        validate_every=500,
+        picture_every=500,
+    )
+    return _whole(small, config, net), settings
+
+
 def teacher(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 from there on."""
     o: Options = run.options
     config = teacher_config(o)
-    net = load(fresh(config, o.seed), run.weights("names"))
-    scales = {"trunk": 0.5, "text": 0.5}
+    net = load(fresh(config, o.seed), run.weights("heads"))
     settings = quick(
         o,
         steps=4000,
-        lr=4e-4,
-        min_lr=1e-5,
-        warmup=100,
+        lr=2e-4,
+        min_lr=5e-6,
+        warmup=50,
         ema=0.998,
-        scales=scales,
+        scales=ENCODERS,
         validate_every=500,
         picture_every=500,
     )
@@ -272,7 +295,6 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 on the student."""
     o: Options = run.options
     net = load(student(run), run.weights("prompts"), ("trunk.",))
-    scales = {"trunk": 0.5, "text": 0.5}
     settings = quick(
         o,
         steps=1500,
@@ -280,7 +302,7 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
         min_lr=5e-6,
         warmup=50,
         ema=0.998,
-        scales=scales,
+        scales=ENCODERS,
         validate_every=500,
         picture_every=500,
     )
@@ -320,7 +342,7 @@ def _names(o: Options, config: ModelConfig) -> tuple[Task, LoopSettings]:
     held = AlignBatches(config, SceneSource(world(o, "seen", tiles=3)), 32, training.pool, 160)
     checked = [held(0, np.random.default_rng(o.seed))]
     task = AlignTask(fresh(config, o.seed), make, held_out=checked, seed=o.seed)
-    settings = quick(o, steps=4000, lr=6e-4, min_lr=2e-5, warmup=100, validate_every=250)
+    settings = quick(o, steps=4000, lr=2e-4, min_lr=1e-5, warmup=100, validate_every=250)
     return task, settings
 
 
@@ -352,6 +374,7 @@ RECIPE = Recipe(
     "a model for scenes of stickers: teacher, student, fine-tuned",
     (
         Stage("names", names, "the teacher's encoders learn the names of things"),
+        Stage("heads", heads, "the teacher learns to ground on small images"),
         Stage(
             "teacher",
             teacher,

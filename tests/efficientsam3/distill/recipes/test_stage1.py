@@ -122,7 +122,7 @@ def test_what_is_not_said(teacher_folder: Path, sa1b: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="--set data=FOLDER"):
         run_recipe(stage1_image.RECIPE, tmp_path / "a", Asked())
     words = {"data": str(sa1b), "teacher": str(teacher_folder)}
-    with pytest.raises(DataError, match=r"has 6 images, and 64 are to be held out"):
+    with pytest.raises(DataError, match=r"have 6 images, and 64 are to be held out"):
         run_recipe(stage1_image.RECIPE, tmp_path / "b", Asked(words=words))
     with pytest.raises(DataError, match="--set teacher=FILE"):
         run_recipe(stage1_text.RECIPE, tmp_path / "c", Asked())

@@ -1,0 +1,390 @@
+"""The step of Stage 3: terms for any batch, and gradients where they belong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from efficientsam3.build import ModelConfig
+from efficientsam3.distill.collate import Collator, PromptSettings, pack_boxes
+from efficientsam3.distill.data.sample import PhraseQuery
+from efficientsam3.distill.dense import DenseLoss, cover
+from efficientsam3.distill.feature_distillation import FeatureDistillation
+from efficientsam3.distill.grounding import GroundingBatch, GroundingLoss, Queries, pick
+from efficientsam3.distill.losses import LossWeights, Terms, count_objects, label_loss, mask_losses
+from efficientsam3.distill.matcher import Matches, Targets
+from efficientsam3.distill.settings import SettingsError
+from efficientsam3.distill.teachers import ImageTeacher, PyramidTeacher
+from efficientsam3.nn.detector import Answer, Detector
+from efficientsam3.nn.masks import MaskHead
+
+from .conftest import Shapes, replace, tiny_net
+
+ALL = LossWeights(denoising=1.0, dense=1.0, align=1.0)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[ModelConfig, Detector]:
+    return tiny_net()
+
+
+def batch_of(config: ModelConfig, samples: list[Any], **settings: Any) -> GroundingBatch:
+    asked = PromptSettings(**{"prompts": 3, "box_only": 0.0, "text_and_box": 0.0, **settings})
+    return Collator(config, asked)(samples, np.random.default_rng(0))
+
+
+def gradients(net: Detector, loss: Tensor) -> dict[str, float]:
+    """The largest gradient of each part."""
+    net.zero_grad()
+    loss.backward()
+    out: dict[str, float] = {}
+    for name, weight in net.named_parameters():
+        if weight.grad is not None:
+            assert bool(weight.grad.isfinite().all()), name
+            part = name.split(".")[0]
+            out[part] = max(out.get(part, 0.0), float(weight.grad.abs().max()))
+    return out
+
+
+def asking(*queries: PhraseQuery) -> Any:
+    return replace(Shapes()[0], queries=queries)
+
+
+BATCHES = {
+    "usual": (asking(*Shapes()[0].queries), {}),
+    "no positive": (asking(PhraseQuery("dog"), PhraseQuery("cat")), {}),
+    "one prompt": (asking(PhraseQuery("rectangle", (0, 1))), {}),
+    "one absent prompt": (asking(PhraseQuery("dog")), {}),
+    "exemplars only": (asking(PhraseQuery("rectangle", (0, 1))), {"box_only": 1.0}),
+    "text and exemplars": (asking(PhraseQuery("rectangle", (0, 1))), {"text_and_box": 1.0}),
+    "not exhaustive": (asking(PhraseQuery("rectangle", (0,), exhaustive=False)), {}),
+    "nothing sure": (asking(PhraseQuery("dog", exhaustive=False)), {}),
+}
+
+
+@pytest.mark.parametrize("weights", [LossWeights(), ALL], ids=["upstream", "all"])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_any_batch_has_a_loss(
+    tiny: tuple[ModelConfig, Detector], kind: str, weights: LossWeights
+) -> None:
+    config, net = tiny
+    sample, settings = BATCHES[kind]
+    batch = batch_of(config, [sample], **settings)
+    terms = GroundingLoss(weights)(net, batch)
+    assert all(bool(t.isfinite()) for t in terms.values()), terms
+    reached = gradients(net, terms["loss"])
+    present = bool(batch.targets.present.any())
+    if kind == "nothing sure":
+        assert float(terms["loss"].detach()) == 0
+        return
+    assert reached["trunk"] > 0
+    assert reached["text"] > 0 or kind == "exemplars only"
+    assert (reached.get("masks", 0) > 0) == present
+    assert float(terms["presence"]) > 0
+    for name in ("label", "box", "giou", "mask", "dice"):
+        assert (float(terms[name]) > 0) == present, name
+
+
+def test_an_image_without_objects(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    empty = replace(
+        Shapes()[0], boxes=np.zeros((0, 4), np.float32), masks=(), queries=(PhraseQuery("dog"),)
+    )
+    batch = batch_of(config, [empty])
+    assert batch.targets.boxes.shape == (1, 0, 4)
+    terms = GroundingLoss(ALL)(net, batch)
+    assert all(bool(t.isfinite()) for t in terms.values())
+    assert gradients(net, terms["loss"])["decoder"] > 0
+
+
+def test_the_sum_is_weighted(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    batch = batch_of(config, [Shapes()[0], Shapes()[1]])
+    w = LossWeights(one_to_many=0)
+    terms = GroundingLoss(w)(net, batch)
+    assert not any("many" in t or "noised" in t or "dense" in t for t in terms)
+    by_hand = sum(
+        getattr(w, part) * terms[part + end]
+        for part in ("label", "presence", "box", "giou")
+        for end in ("", "_aux")
+    )
+    by_hand = by_hand + w.mask * terms["mask"] + w.dice * terms["dice"]
+    torch.testing.assert_close(terms["loss"], torch.as_tensor(by_hand))
+
+
+def test_one_to_many_of_the_last_layer_or_of_all(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    batch = batch_of(config, [Shapes()[0]])
+    last = GroundingLoss()(net, batch)
+    every = GroundingLoss(many_on_aux=True)(net, batch)
+    assert float(every["label_many"]) > float(last["label_many"]) > 0
+    torch.testing.assert_close(every["label"], last["label"])
+
+
+def test_further_queries_leave_the_usual_terms(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    batch = batch_of(config, [Shapes()[0]])
+    bare = GroundingLoss(LossWeights(one_to_many=0))(net, batch)
+    full = GroundingLoss(LossWeights(denoising=1.0))(net, batch)
+    for name in bare.keys() - {"loss"}:
+        torch.testing.assert_close(bare[name], full[name], atol=1e-4, rtol=1e-4)
+
+
+# Denoising ------------------------------------------------------------------------------------
+
+
+def targets(*counts: int) -> Targets:
+    torch.manual_seed(0)
+    valid = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+    boxes = torch.rand(*valid.shape, 4) * 0.2 + 0.4
+    boxes = boxes * valid[..., None]
+    return Targets(boxes, valid, None, torch.ones(len(counts), dtype=torch.bool))
+
+
+def test_noised_boxes_stay_near(tiny: tuple[ModelConfig, Detector]) -> None:
+    _, net = tiny
+    wanted = targets(2, 1)
+    criterion = GroundingLoss(LossWeights(denoising=1.0), noise=0.3, groups=3)
+    alone, kinds = criterion._further_queries(net, wanted)
+    assert kinds == Queries(12, 12, 6)
+    assert alone is not None
+    assert alone[0].shape[:2] == alone[1].shape[:2] == (2, 18)
+    noised = alone[1][:, 12:].detach()
+    matches = criterion._denoised(wanted)
+    assert len(matches.rows) == 3 * 3  # what is padding is no match
+    got, true = noised[matches.rows, matches.queries], wanted.boxes[matches.rows, matches.objects]
+    moved, grown = (got - true)[:, :2].abs(), got[:, 2:] / true[:, 2:]
+    assert bool((moved <= 0.3 * true[:, 2:] + 1e-6).all())
+    assert 0.7 <= float(grown.min()) < float(grown.max()) <= 1.3
+    assert float(moved.max()) > 0.03
+
+
+def test_padding_among_noised_boxes_is_no_wrong_answer() -> None:
+    wanted = targets(2, 1)
+    logits, boxes = torch.full((2, 2), 3.0), wanted.boxes.clone()
+    known = GroundingLoss(groups=1)._denoised(wanted)
+    blamed = label_loss(logits, boxes, wanted, known, LossWeights())
+    fair = label_loss(logits, boxes, wanted, known, LossWeights(), wanted.valid)
+    # One padded query of logit 3, among 2 rows that count as 128 queries each.
+    p = 1 / (1 + math.exp(-3))
+    miss = -math.log(1 - p) * p**2 / (2 * 128)
+    assert float(blamed - fair) == pytest.approx(miss, rel=1e-3)
+
+
+# Masks ----------------------------------------------------------------------------------------
+
+
+def test_masks_of_matched_queries_only(
+    tiny: tuple[ModelConfig, Detector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, net = tiny
+    samples = [asking(PhraseQuery("dog"), PhraseQuery("rectangle", (0, 1)), PhraseQuery("a", (1,)))]
+    batch = batch_of(config, samples)
+    shapes = []
+    plain = MaskHead.read_rows
+
+    def watched(self: MaskHead, *args: Any) -> Tensor:
+        out = plain(self, *args)
+        shapes.append((tuple(out.shape), args[-1].tolist()))
+        return out
+
+    monkeypatch.setattr(MaskHead, "read_rows", watched)
+    GroundingLoss()(net, batch)
+    assert shapes == [((2, 2, 32, 32), [0, 0])]  # two prompts of three, at most two objects
+    shapes.clear()
+    GroundingLoss(most_masks=1)(net, batch)
+    assert shapes == [((2, 1, 32, 32), [0, 0])]
+
+
+def test_masks_are_those_of_the_model_in_use(tiny: tuple[ModelConfig, Detector]) -> None:
+    """Of each prompt on its image, of each object the query that answers for it."""
+    config, net = tiny
+    batch = batch_of(config, [Shapes()[0], Shapes()[1]])
+    terms = GroundingLoss()(net, batch)
+    image = net.read_image(batch.pixels)
+    shown = image.take(batch.images)
+    answer = net.answer(shown, *net.read_prompt(shown, net.read_text(batch.tokens)))
+    matches = GroundingLoss().matcher(answer.logits, answer.boxes, batch.targets)
+    logits, wanted = [], []
+    assert batch.targets.masks is not None
+    for row, query, one in zip(*(m.tolist() for m in matches), strict=True):
+        own = int(batch.images[row])
+        alone = net.read_image(batch.pixels[own : own + 1])
+        narrow = Answer(
+            *(t[row : row + 1] for t in (answer.logits, answer.presence, answer.boxes)),
+            *(t[row : row + 1] for t in (answer.queries, answer.memory)),
+            *(t[row : row + 1] for t in (answer.prompt, answer.mask)),
+            [],
+        )
+        logits.append(net.masks_of(alone, narrow, 0, torch.tensor([query])))
+        wanted.append(batch.targets.masks[row, one][None])
+    assert len(logits) == 6
+    focal, dice = mask_losses(torch.cat(logits), torch.cat(wanted), torch.tensor(6.0))
+    torch.testing.assert_close(terms["mask"], focal.detach(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(terms["dice"], dice.detach(), atol=1e-4, rtol=1e-3)
+
+
+def test_at_most_so_many_masks_at_random() -> None:
+    rows = torch.tensor([0] * 5 + [3] * 2 + [4])
+    matches = Matches(rows, torch.arange(8) * 10, torch.arange(8))
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        chosen, place = pick(matches, 2)
+        assert chosen.rows.tolist() == [0, 0, 3, 3, 4]
+        assert place.tolist() == [0, 1, 0, 1, 0]
+        assert (chosen.queries == chosen.objects * 10).all()
+        assert len(set(chosen.objects.tolist())) == 5
+        assert set(chosen.objects[2:4].tolist()) == {5, 6}
+        seen |= set(chosen.objects[:2].tolist())
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_fewer_masks_weigh_as_much() -> None:
+    """Half of the masks stand for all: the term keeps its size."""
+    config, net = tiny_net()
+    crowded = [asking(PhraseQuery("rectangle", (0, 1)))]
+    batch = batch_of(config, crowded)
+    whole = GroundingLoss()(net, batch)
+    some = [GroundingLoss(most_masks=1)(net, batch)["dice"] for _ in range(20)]
+    assert float(torch.stack(some).mean()) == pytest.approx(float(whole["dice"]), rel=0.2)
+
+
+def test_a_model_without_masks_learns_boxes() -> None:
+    config, net = tiny_net(parts=("geometry",))
+    terms = GroundingLoss()(net, batch_of(config, [Shapes()[0]]))
+    assert "mask" not in terms
+    assert "giou" in terms
+
+
+def test_data_without_masks_teach_boxes(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    batch = batch_of(config, [replace(Shapes()[0], masks=None)])
+    assert batch.targets.masks is None
+    assert not {"mask", "dense_dice"} & GroundingLoss(ALL)(net, batch).keys()
+
+
+# Dense helpers ----------------------------------------------------------------------------------
+
+
+def dense(**changes: Any) -> DenseLoss:
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[0, 0, :4] = 1
+    given = {
+        "boxes": torch.tensor([[[0.5, 0.25, 1.0, 0.5]]] * 2),
+        "valid": torch.tensor([[True], [False]]),
+        "masks": masks,
+        "exhaustive": torch.tensor([True, True]),
+        **changes,
+    }
+    return DenseLoss(LossWeights(dense=1.0), Targets(**given), (2, 2))
+
+
+def told(loss: DenseLoss, logits: Tensor, asked: tuple[bool, bool] = (True, True)) -> float:
+    terms = Terms()
+    loss._tell(terms, "x", logits, torch.tensor(asked), 1.0)
+    return float(terms.all()["loss"])
+
+
+def test_tokens_lie_on_what_covers_them() -> None:
+    assert dense().inside.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert cover(torch.zeros(3, 0, 8, 8), (2, 2)).shape == (3, 0, 4)
+    right = torch.tensor([[9.0, 9, -9, -9], [-9, -9, -9, -9]])
+    assert told(dense(), right) < 0.01
+    wrong = right.clone()
+    wrong[1, 0] = 9
+    assert told(dense(), wrong) > 1
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    unsure = dense(exhaustive=torch.tensor([False, False]))
+    far = torch.tensor([[9.0, 9, 9, 9], [9, 9, 9, 9]])  # wrong outside, if that were known
+    assert told(unsure, far) < 0.01
+    assert told(unsure, -far) > 1
+    # A phrase that does not say what is meant teaches no token.
+    assert told(dense(), -far, (False, False)) == 0
+
+
+# Features of a teacher ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["cosine", "l2"])
+@pytest.mark.parametrize("level", ["map", "pyramid"])
+def test_features_stay_near_the_teachers(level: str, form: str) -> None:
+    config, net = tiny_net()
+    _, other = tiny_net()
+    batch = batch_of(config, [Shapes()[0]])
+    made = ImageTeacher.of(other, config) if level == "map" else PyramidTeacher.of(other)
+    teacher = FeatureDistillation(made, form)
+    criterion = GroundingLoss(LossWeights(features=2.0))
+    same = criterion(net, batch, teacher)
+    assert float(same["features"]) == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        for weight in net.part("trunk").parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    terms = criterion(net, batch, teacher)
+    assert 0.001 < float(terms["features"]) < 2
+    without = criterion(net, batch)
+    torch.testing.assert_close(terms["loss"] - without["loss"], 2.0 * terms["features"])
+    reached = gradients(net, terms["features"] * 0 + terms["loss"])
+    assert reached["trunk"] > 0
+    assert all(w.grad is None and not w.requires_grad for w in made.parameters())
+
+
+def test_training_towards_the_teacher_lowers_the_term() -> None:
+    config, net = tiny_net()
+    _, other = tiny_net()
+    with torch.no_grad():
+        for weight in other.part("trunk").parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    teacher = FeatureDistillation(PyramidTeacher.of(other))
+    pixels = Shapes()[0].pixels(config.resolution)
+    optimiser = torch.optim.Adam(net.part("trunk").parameters(), 2e-3)
+    losses = []
+    for _ in range(10):
+        loss = teacher(net, net.read_image(pixels), pixels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_teacher_of_another_width_is_said() -> None:
+    config, net = tiny_net()
+    _, other = tiny_net(width=24)
+    teacher = FeatureDistillation(PyramidTeacher.of(other, "wide"))
+    with pytest.raises(SettingsError, match=r"\(1, 16, 8, 8\), and those of the teacher 'wide'"):
+        GroundingLoss()(net, batch_of(config, [Shapes()[0]]), teacher)
+    with pytest.raises(SettingsError, match="form is 'l1'; known: cosine, l2"):
+        FeatureDistillation(PyramidTeacher.of(other), "l1")
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def test_bad_settings_are_said() -> None:
+    with pytest.raises(SettingsError, match=r"noise is 1\.5; it is from 0 to below 1"):
+        GroundingLoss(noise=1.5)
+    with pytest.raises(SettingsError, match="most_masks is 0; it is at least 1"):
+        GroundingLoss(most_masks=0)
+    with pytest.raises(SettingsError, match=r"loss weight dice is -1\.0; it is 0 or more"):
+        LossWeights(dice=-1.0)
+
+
+def test_objects_are_counted() -> None:
+    assert float(count_objects(targets(2, 1))) == 3
+    assert float(count_objects(targets(2, 1)._replace(valid=torch.zeros(2, 2).bool()))) == 1
+
+
+def test_exemplars_are_packed() -> None:
+    given = [(torch.zeros(0, 4), []), (torch.full((2, 4), 0.3), [1, 0])]
+    packed = pack_boxes(given)
+    assert packed.box_valid.tolist() == [[False, False], [True, True]]
+    assert packed.box_labels.tolist() == [[0, 0], [1, 0]]
+    assert packed.points.shape == (2, 0, 2)

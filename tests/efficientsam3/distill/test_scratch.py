@@ -1,0 +1,47 @@
+"""Starting values for models that are trained from nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from efficientsam3.distill.scratch import COMPARISON_GAIN, prepare, spread
+
+from .conftest import tiny_net
+
+
+def test_references_are_spread() -> None:
+    for count in (1, 7, 12, 32):
+        boxes = spread(count)
+        assert boxes.shape == (count, 4)
+        assert bool(((boxes > 0) & (boxes < 1)).all())
+        assert len({tuple(b[:2]) for b in boxes.tolist()}) == count
+        assert len({b[2] for b in boxes.tolist()}) == min(2, count)
+    low, high = spread(32)[:, :2].amin(0), spread(32)[:, :2].amax(0)
+    assert float((high - low).min()) > 0.7
+
+
+def test_boxes_start_at_their_references() -> None:
+    config, net = tiny_net()
+    prepare(net)
+    decoder = net.part("decoder")
+    torch.testing.assert_close(decoder.references(), spread(config.queries), atol=1e-3, rtol=0)
+    image = net.read_image(torch.randn(1, 3, 112, 112))
+    answer = net.answer(image, *net.read_prompt(image, net.read_text(torch.ones(1, 16).long())))
+    for layer in answer.layers:
+        torch.testing.assert_close(layer.boxes[0], spread(config.queries), atol=1e-3, rtol=0)
+
+
+def test_comparisons_start_wide_apart() -> None:
+    _, net = tiny_net()
+    scoring = prepare(net).part("scoring")
+    for layer in (scoring.hs_proj, scoring.prompt_proj):
+        gain = COMPARISON_GAIN**2
+        square = layer.weight @ layer.weight.T
+        torch.testing.assert_close(square, gain * torch.eye(len(square)), atol=1e-4, rtol=0)
+        assert float(layer.bias.detach().abs().max()) == 0
+
+
+def test_the_seed_decides() -> None:
+    weights = [prepare(tiny_net()[1], seed).part("scoring").hs_proj.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
