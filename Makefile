@@ -3,7 +3,6 @@
 
 BIN := .venv/bin
 export FIFTYONE_DO_NOT_TRACK ?= true
-MODEL ?= efficientsam3-tinyvit-11m
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -11,9 +10,9 @@ help: ## show this list
 setup: ## environment with everything for development, in .venv
 	@bash scripts/setup.sh test
 
-demo: ## set up what is missing, then segment photographs into a FiftyOne dataset
+demo: ## set up what is missing, then label scenes in FiftyOne; or PHOTOS=... CONCEPTS=... MODEL=...
 	@bash scripts/setup.sh demo
-	@$(BIN)/python demo/demo.py $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(CONCEPTS),--concepts "$(CONCEPTS)")
+	@$(BIN)/python demo/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(CONCEPTS),--concepts "$(CONCEPTS)") $(if $(MODEL),--model "$(MODEL)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 test: setup ## set up what is missing, then linter, types and all tests
 	@$(MAKE) --no-print-directory lint
@@ -32,7 +31,7 @@ format: ## let ruff write
 	@$(BIN)/ruff format .
 
 bench: setup ## milliseconds and memory of each part; MODEL=... for another row
-	@$(BIN)/python benchmarks/image.py $(MODEL)
+	@$(BIN)/python benchmarks/image.py $(or $(MODEL),efficientsam3-tinyvit-11m)
 
 clean: ## remove results and caches, but not .venv
 	@rm -rf out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,14 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from efficientsam3.variants import STAGES, VARIANTS, Variant, list_models
+from efficientsam3.variants import (
+    STAGES,
+    VARIANTS,
+    WEIGHTS_FILE,
+    Packaged,
+    Variant,
+    list_models,
+)
 
 HERE = Path(__file__).parent
 
@@ -26,18 +33,25 @@ TAGS = ["efficientsam3", "embeddings", "instances", "segment-anything", "segment
 def describe(variant: Variant) -> dict[str, Any]:
     """What both manifests say about a model."""
     weights = variant.weights
-    gated = " Gated: ask for access first." if weights.gated else ""
+    parts = [f"Image encoder {variant.vision}", f"text encoder {variant.text}"]
+    if isinstance(weights, Packaged):  # its size is its file's, which changes without this table
+        source, file = {}, WEIGHTS_FILE
+        remark = " Part of the package: nothing is downloaded."
+    else:
+        source, file = {"source": f"https://huggingface.co/{weights.repo}"}, weights.path
+        remark = " Gated: ask for access first." if weights.gated else ""
+        parts.append(f"{variant.params_millions:.0f} million parameters")
+    authors = {"original": "Meta", "stickers": "the EfficientSAM3 library authors"}
     return {
         "base_name": variant.name,
         # A link to the file in the Hugging Face cache. FiftyOne has a sam3.pt of its own.
-        "base_filename": f"{variant.name}.efficientsam3{PurePosixPath(weights.path).suffix}",
+        "base_filename": f"{variant.name}.efficientsam3{PurePosixPath(file).suffix}",
         "description": (
             "Finds and segments all instances of any concept, from words, example boxes or points. "
-            f"Image encoder {variant.vision}, text encoder {variant.text}, "
-            f"{variant.params_millions:.0f} million parameters; {STAGES[variant.stage]}.{gated}"
+            f"{', '.join(parts)}; {STAGES[variant.stage]}.{remark}"
         ),
-        "source": f"https://huggingface.co/{weights.repo}",
-        "author": "Meta" if variant.stage == "original" else "Chengxi Simon Zeng, et al.",
+        **source,
+        "author": authors.get(variant.stage, "Chengxi Simon Zeng, et al."),
         "license": weights.licence,
         "tags": [*TAGS, "zero-shot"],
         # Not the core: its name on a package index may one day be somebody else's package. Our

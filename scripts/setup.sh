@@ -132,12 +132,12 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
       "Check the network and the package index that pip is configured for (.venv/bin/pip config list)," \
       "then run make $profile again: what was downloaded is kept."
 
-  # For two photographs (bus.jpg, zidane.jpg) that come as data with this package. Its code is
-  # AGPL-3.0, so it is never imported, and nothing that it depends on is installed.
-  run "fetching two photographs (in the package ultralytics, which is not imported)" \
-    pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' ||
-    fail "the package with the photographs could not be installed." "Run make $profile again."
   if [ "$profile" = test ]; then
+    # For two photographs (bus.jpg, zidane.jpg) that come as data with this package. Its code is
+    # AGPL-3.0, so it is never imported, and nothing that it depends on is installed.
+    run "fetching two photographs (in the package ultralytics, which is not imported)" \
+      pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' ||
+      fail "the package with the photographs could not be installed." "Run make test again."
     # Its dependencies would bring a second OpenCV over FiftyOne's; what is compared needs none.
     run "installing TrackEval, which the video metrics are compared with" \
       pip install --progress-bar off --no-deps 'trackeval>=1.3,<2' ||

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import shutil
 import sys
+import tarfile
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import efficientsam3
@@ -19,10 +22,11 @@ PACKAGES = ("efficientsam3", "fiftyone_esam3", "supervision_adapters")
 AUTOLOAD = ("fiftyone_esam3_autoload.pth", "_fiftyone_esam3_autoload.py")
 
 wheel_builder = pytest.importorskip("hatchling.builders.wheel", reason="needs the extra `dev`")
+sdist_builder = pytest.importorskip("hatchling.builders.sdist", reason="needs the extra `dev`")
 
 
-def build(folder: Path, version: str) -> zipfile.ZipFile:
-    builder = wheel_builder.WheelBuilder(str(ROOT))
+def build(folder: Path, version: str, root: Path = ROOT) -> zipfile.ZipFile:
+    builder = wheel_builder.WheelBuilder(str(root))
     (path,) = builder.build(directory=str(folder), versions=[version])
     return zipfile.ZipFile(path)
 
@@ -70,6 +74,70 @@ def test_wheel_holds_no_stray_weights(wheel: zipfile.ZipFile) -> None:
     assert size < 60, f"the wheel grew to {size:.0f} MiB"
 
 
+# The embedded model --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the archives are made of, with a tiny model embedded in it."""
+    from efficientsam3.build import tiny_config
+    from efficientsam3.embedded import embed
+
+    root = tmp_path_factory.mktemp("checkout") / "project"
+    listed = ("model", "fiftyone_esam3", "supervision_adapters", "demo", "scripts")
+    for folder in listed:
+        away = shutil.ignore_patterns("__pycache__", "assets")
+        shutil.copytree(ROOT / folder, root / folder, ignore=away)
+    for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "Makefile", ".gitignore"):
+        shutil.copy(ROOT / file, root / file)
+    assets = root / "model" / "efficientsam3" / "assets"
+    model = efficientsam3.ImageModel.from_config(tiny_config(), device="cpu", dtype="float32")
+    model.save(root.parent / "trained")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFICIENTSAM3_ASSETS", str(assets))
+        embed(root.parent / "trained", "efficientsam3-stickers", image=noise)
+    (root / "model" / "efficientsam3" / "stray.pt").write_bytes(b"not to be shipped")
+    return root
+
+
+def test_archives_hold_the_embedded_model(checkout: Path, tmp_path: Path) -> None:
+    asset = checkout / "model" / "efficientsam3" / "assets" / "efficientsam3-stickers"
+    files = {p.name: p.read_bytes() for p in asset.iterdir()}
+    assert set(files) == {"config.json", "model.safetensors"}
+    wheel = build(tmp_path, "standard", checkout)
+    inside = "efficientsam3/assets/efficientsam3-stickers"
+    (path,) = sdist_builder.SdistBuilder(str(checkout)).build(directory=str(tmp_path))
+    with tarfile.open(path) as sdist:
+        for name, content in files.items():
+            assert wheel.read(f"{inside}/{name}") == content
+            top = sdist.getnames()[0].split("/")[0]
+            stored = sdist.extractfile(f"{top}/model/{inside}/{name}")
+            assert stored is not None and stored.read() == content
+        names = [*sdist.getnames(), *wheel.namelist()]
+    assert not [name for name in names if name.endswith("stray.pt")]
+    assert not [name for name in names if "/assets/." in name]
+
+
+def test_the_embedded_model_is_small_enough(wheel: zipfile.ZipFile) -> None:
+    """Of this checkout; before a model is embedded, its share is nothing."""
+    from efficientsam3.embedded import LARGEST
+
+    sizes = {
+        item.filename: item.file_size
+        for item in wheel.infolist()
+        if item.filename.startswith("efficientsam3/assets/")
+    }
+    folder = ROOT / "model" / "efficientsam3" / "assets"
+    shipped = {f"efficientsam3/assets/{p.relative_to(folder).as_posix()}" for p in files(folder)}
+    assert set(sizes) == shipped
+    assert sum(sizes.values()) <= LARGEST
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("version", ["standard", "editable"])
 def test_autoload_lies_beside_the_packages(tmp_path: Path, version: str) -> None:
     built = build(tmp_path, version)
@@ -90,7 +158,7 @@ def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> Non
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("License-File", [])) == {"LICENSE", "NOTICE"}
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("fiftyone", "supervision", "ultralytics", "train", "export", "dev", "all"),
+        *("fiftyone", "supervision", "ultralytics", "train", "scenes", "export", "dev", "all"),
     }
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert "efficientsam3 = efficientsam3.cli:app" in scripts
@@ -107,7 +175,10 @@ def test_agpl_code_is_only_installed_by_its_own_name(wheel: zipfile.ZipFile) -> 
 def third_party(folder: Path) -> set[str]:
     """Top-level names that the files of a package import, at file level or in functions."""
     names = set()
+    others = [ROOT / other for other in EXTRAS if ROOT / other != folder]
     for path in folder.rglob("*.py"):
+        if any(path.is_relative_to(other) for other in others):
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
@@ -116,9 +187,18 @@ def third_party(folder: Path) -> set[str]:
     return names - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
+# What is imported from these folders comes with an extra of its own.
+EXTRAS = {"model/efficientsam3/distill": "train", "model/efficientsam3/scenes": "scenes"}
+
+
 @pytest.mark.parametrize(
     ("folder", "extra"),
-    [("model/efficientsam3", ""), ("fiftyone_esam3", "fiftyone"), ("supervision_adapters", "")],
+    [
+        ("model/efficientsam3", ""),
+        ("fiftyone_esam3", "fiftyone"),
+        ("supervision_adapters", ""),
+        *EXTRAS.items(),
+    ],
 )
 def test_what_is_imported_is_declared(wheel: zipfile.ZipFile, folder: str, extra: str) -> None:
     """Else it works only where another package happens to bring it along."""

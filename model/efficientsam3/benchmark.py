@@ -60,7 +60,7 @@ def costs(
     with torch.inference_mode():
         pixels = measure("preprocess", lambda: model.preprocess(image))
         encoded = measure("image encoder", lambda: net.part("trunk")(pixels))
-        level = measure("coarse pyramid level", lambda: net._coarse_level(encoded))
+        level = measure("coarse pyramid level", lambda: net.coarse_level(encoded))
         grid = (level.shape[-2], level.shape[-1])
         places, decoder_places = net._placed(grid)
         tokens = level.flatten(2).transpose(1, 2).float()

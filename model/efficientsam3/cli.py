@@ -27,7 +27,7 @@ from .distill.cli import distill
 from .errors import EfficientSam3Error
 from .evaluate.cli import evaluate
 from .scenes.cli import app as scenes
-from .variants import VARIANTS, Variant, find_variant, list_models
+from .variants import EMBEDDED, VARIANTS, Packaged, Variant, find_variant, list_models
 
 if TYPE_CHECKING:
     from .batch import Results, Task
@@ -309,11 +309,11 @@ def models(
     titles = ("model", "image encoder", "text encoder", "context", "M param.", "can", "licence")
     table = Table(*titles, "weights", box=None, pad_edge=False)
     for v in rows:
-        state = "here" if v.name in here else "gated" if v.weights.gated else "hub"
-        cells = [v.name, v.vision, v.text, str(v.context), f"{v.params_millions:.0f}"]
+        state = _state(v, v.name in here)
+        cells = [v.name, v.vision, v.text, str(v.context), _millions(v)]
         cells += [_abilities(v), v.weights.licence, state]
         if console.width >= WIDE:
-            table.add_row(*cells, style="bold" if state == "here" else "")
+            table.add_row(*cells, style="bold" if v.name in here else "")
         else:  # a narrow table would cut the names
             console.print(Text(v.name, "bold"))
             text = (
@@ -325,11 +325,25 @@ def models(
     console.print(
         "\ncan: c concepts, e exemplars, m masks, i interactive (points, boxes), v video; "
         "? not confirmed for this file\n"
-        "weights: here, in the hub's cache; hub, downloaded when first used; gated, the hub gives "
-        "them to accounts that their owner let in",
+        "weights: in the package, nothing is downloaded; here, in the hub's cache; hub, downloaded "
+        "when first used; gated, the hub gives them to accounts that their owner let in",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _state(variant: Variant, here: bool) -> str:
+    source = variant.weights
+    if isinstance(source, Packaged):
+        return "in the package" if here else "not in this package"
+    return "here" if here else "gated" if source.gated else "hub"
+
+
+def _millions(variant: Variant) -> str:
+    count = variant.params_millions
+    if count != count:  # not embedded yet
+        return "-"
+    return f"{count:.0f}" if count >= 10 else f"{count:.1f}"
 
 
 def _abilities(variant: Variant) -> str:
@@ -343,6 +357,18 @@ def _abilities(variant: Variant) -> str:
 
 def _as_json(variant: Variant, cached: bool) -> dict[str, Any]:
     source = variant.weights
+    count = variant.params_millions
+    if isinstance(source, Packaged):
+        place: dict[str, Any] = {"packaged": True, "folder": str(source.location)}
+    else:
+        place = {
+            "packaged": False,
+            "repo": source.repo,
+            "path": source.path,
+            "revision": source.revision,
+            "gated": source.gated,
+            "how_to_get_access": source.how_to_get_access,
+        }
     return {
         "name": variant.name,
         "aliases": list(variant.aliases),
@@ -351,15 +377,11 @@ def _as_json(variant: Variant, cached: bool) -> dict[str, Any]:
         "context": variant.context,
         "release": variant.release,
         "stage": variant.stage,
-        "params_millions": variant.params_millions,
+        "params_millions": count if count == count else None,
         "abilities": sorted(variant.abilities),
         "uncertain": list(variant.uncertain),
         "licence": source.licence,
-        "repo": source.repo,
-        "path": source.path,
-        "revision": source.revision,
-        "gated": source.gated,
-        "how_to_get_access": source.how_to_get_access,
+        **place,
         "cached": cached,
         "coco_miou": variant.coco_miou,
         "gold_cgf1": variant.gold_cgf1,
@@ -399,6 +421,10 @@ def convert(
         variant = find_variant(model) if model else None
         if not path.exists() and path.suffix not in (*UPSTREAM, ".safetensors"):
             variant = variant or find_variant(source)
+            if isinstance(variant.weights, Packaged):
+                raise UsageError(
+                    f"{variant.name} is in our layout already: {variant.weights.location}"
+                )
             path = weights.download(variant.name)
         name = variant.name if variant else path.stem
         config, net = weights.load_upstream(path, variant, base=base, text=text, context=context)
@@ -448,6 +474,37 @@ def _print_contents(name: str, config: Any, net: Any) -> None:
     console.print(f"can: {', '.join(can) or 'encode images'}", highlight=False)
     if lacks:
         console.print(f"cannot: {', '.join(lacks)}", highlight=False)
+
+
+@app.command()
+def embed(
+    folder: Annotated[Path, typer.Argument(help="A saved model, as training leaves it.")],
+    image: Annotated[
+        Path | None,
+        typer.Option(help="To compare answers on; a scene, or noise, if omitted.", exists=True),
+    ] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option("--concept", "-c", help="To ask of the image.")
+    ] = None,
+) -> None:
+    """For developers: put a trained model into the package, in half precision.
+
+    It takes the place of the embedded one, or nothing changes.
+    """
+    from .embedded import embed as put_in
+
+    with _errors().status(f"embedding {folder}"):
+        done = put_in(folder, EMBEDDED, image=image, concepts=tuple(concept or ()))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("parameters", f"{done.parameters / 1e6:.2f} M")
+    table.add_row("size", f"{done.size / 1e6:.1f} MB of {done.most / 1e6:.0f} MB")
+    for name, value in done.differences.items():
+        table.add_row(f"rounding, {name}", f"{value:.2g}")
+    console = _console()
+    console.print(table)
+    for remark in done.remarks:
+        _say(remark, "yellow")
+    _say(f"{folder} -> {done.folder}", "green")
 
 
 # doctor, benchmark, version -----------------------------------------------------------------
@@ -531,6 +588,9 @@ def _weights_or_random(model: str, checkpoint: Path | None) -> Iterator[Path | N
     if checkpoint or Path(model).is_dir() or _known(model) in cached_models():
         yield checkpoint
         return
+    source = find_variant(model).weights
+    if isinstance(source, Packaged):
+        source.find()  # its numbers are as far away as its weights: the error says how to get them
     with tempfile.TemporaryDirectory() as folder:
         _say(f"no weights of {model} here: timing random ones")
         file = Path(folder, "random.pt")
@@ -568,10 +628,12 @@ def _load(
     dtype: Dtype | None,
     speed: Speed,
 ) -> ImageModel:
-    if Path(model).is_dir() and (checkpoint or base or text or context):
+    if (checkpoint or base or text or context) and (
+        Path(model).is_dir() or isinstance(find_variant(model).weights, Packaged)
+    ):
         raise UsageError(
             f"{model} is a saved model, whole as it is: --checkpoint, --base, --text and "
-            "--context go with a name of `efficientsam3 models`"
+            "--context go with a name of `efficientsam3 models` that comes from the hub"
         )
     with _errors().status(f"loading {model}"):
         import torch
@@ -608,6 +670,8 @@ def _weights(model: str, checkpoint: Path | None, base: Path | None) -> list[Any
         files = [file for file in sorted(Path(model).iterdir()) if file.is_file()]
     elif checkpoint is None:
         source = find_variant(model).weights
+        if isinstance(source, Packaged):
+            return [_identity(file) for file in sorted(source.find().iterdir())]
         return [source.repo, source.path, source.revision, *map(_identity, files)]
     return [_identity(file) for file in files]
 

@@ -358,26 +358,31 @@ def try_database(mongod: Path, seconds: float = 60) -> str:
 def check_cache() -> Check:
     from huggingface_hub import constants
 
+    from .variants import VARIANTS, Packaged
+
     folder = Path(constants.HF_HUB_CACHE)
-    names = cached_models()
-    found = f"{folder}: {', '.join(names)}" if names else f"{folder}: no model of ours yet"
+    here = cached_models()
+    shipped = [name for name in here if isinstance(VARIANTS[name].weights, Packaged)]
+    names = [name for name in here if name not in shipped]
+    found = f"{folder}: {', '.join(names) or 'no model of ours yet'}"
+    if shipped:
+        found += f"; in the package: {', '.join(shipped)}"
     return Check("weights", "ok", found, "load(...) without a download")
 
 
 def cached_models() -> list[str]:
-    """The models of the table whose file is in the hub's cache already."""
+    """The models of the table whose weights are here: in the hub's cache, or in the package."""
     from huggingface_hub import try_to_load_from_cache
 
-    from .variants import VARIANTS
+    from .variants import VARIANTS, Packaged, Weights
 
-    def is_cached(repo: str, path: str, revision: str) -> bool:
-        return isinstance(try_to_load_from_cache(repo, path, revision=revision), str)
+    def is_here(source: Weights | Packaged) -> bool:
+        if isinstance(source, Packaged):
+            return source.is_here
+        file = try_to_load_from_cache(source.repo, source.path, revision=source.revision)
+        return isinstance(file, str)
 
-    return [
-        name
-        for name, variant in VARIANTS.items()
-        if is_cached(variant.weights.repo, variant.weights.path, variant.weights.revision)
-    ]
+    return [name for name, variant in VARIANTS.items() if is_here(variant.weights)]
 
 
 def check_offline(environment: Sequence[str] = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")) -> Check:

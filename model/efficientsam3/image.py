@@ -33,7 +33,7 @@ from .prompts import (
     read_points,
 )
 from .types import Array, Instances, LogitPatch, Patch, join
-from .variants import find_variant
+from .variants import CONFIG_FILE, WEIGHTS_FILE, Packaged, find_variant
 
 VISUAL = "visual"
 """The text that stands for a concept shown by exemplars alone, as SAM3 was trained."""
@@ -132,9 +132,17 @@ class ImageModel:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"ImageModel({self.name!r}, {dtype} on {self.device}, speed={self.speed!r})"
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``model.safetensors`` and ``config.json``; ``load(folder)`` reads them."""
-        weights.save_folder(Path(folder), self.name, self.config, self.learned())
+    def save(
+        self, folder: str | os.PathLike[str], dtype: torch.dtype | str = torch.float32
+    ) -> None:
+        """Write ``model.safetensors`` and ``config.json``; ``load(folder)`` reads them.
+
+        Args:
+            dtype: of matrices and kernels on disk; "float16" halves the file.
+        """
+        weights.save_folder(
+            Path(folder), self.name, self.config, self.learned(), parse_dtype(dtype)
+        )
 
     def learned(self) -> Detector:
         """The weights as they were learned, in float32, for training, saving and export.
@@ -501,8 +509,9 @@ class ImageModel:
         also = " (every concept prompt passes through it)" if ability == "concepts" else ""
         raise MissingAbilityError(
             f"{self.name} cannot answer this: its weights have no {' and no '.join(lost)}{also}. "
-            "Load it with base=<a checkpoint that has it>, such as a full file of the same "
-            f"release. It can: {', '.join(sorted(self.abilities)) or 'encode images'}."
+            "Take a model that has it (`efficientsam3 models`), or, for one of the hub's, "
+            "base=<a checkpoint that has it>, such as a full file of the same release. "
+            f"It can: {', '.join(sorted(self.abilities)) or 'encode images'}."
         )
 
 
@@ -615,10 +624,11 @@ def load(
     dtype: torch.dtype | str | None = None,
     speed: str = "exact",
 ) -> ImageModel:
-    """Load a model, from the hub or from files.
+    """Load a model: from the package, from the hub, or from files.
 
     Args:
-        name: of ``list_models()``; or a folder that ``save`` wrote.
+        name: of ``list_models()``; or a folder that ``save`` wrote. "efficientsam3-stickers" is
+            part of the package: it needs no network.
         checkpoint: a local file instead of the hub's: upstream's .pt / .pth, or a .safetensors
             of the same keys.
         text: another text encoder than the name's: "mobileclip-s0", "mobileclip-s1",
@@ -634,27 +644,12 @@ def load(
         WeightsNotFoundError, CheckpointError, ValueError: the message says the way out.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
+    given = {"checkpoint": checkpoint, "text": text, "context": context, "base": base}
     if Path(name).is_dir():
-        for argument, value in (
-            ("checkpoint", checkpoint),
-            ("text", text),
-            ("context", context),
-            ("base", base),
-        ):
-            if value is not None:
-                raise ValueError(
-                    f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
-                    "list_models()"
-                )
-        folder = Path(name)
-        saved_name, config, first = weights.load_folder(folder)
-        source = _first_then(
-            first,
-            lambda: weights.load_folder(folder)[2],
-            [folder / weights.CONFIG_FILE, folder / weights.WEIGHTS_FILE],
-        )
-        return ImageModel(saved_name, config, source, **options)
+        return _load_folder(Path(name), str(name), given, options)
     variant = find_variant(str(name))
+    if isinstance(variant.weights, Packaged):
+        return _load_folder(variant.weights.find(), variant.name, given, options)
     path = Path(checkpoint) if checkpoint is not None else weights.download(variant.name)
 
     def read() -> tuple[ModelConfig, Detector]:
@@ -669,6 +664,25 @@ def load(
     files = [path, *([Path(base)] if base is not None else [])]
     config, first = read()
     return ImageModel(variant.name, config, _first_then(first, lambda: read()[1], files), **options)
+
+
+def _load_folder(
+    folder: Path, name: str, given: dict[str, Any], options: dict[str, Any]
+) -> ImageModel:
+    """A saved model. name: as it was asked for. given: arguments that only a hub's model takes."""
+    for argument, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
+                "list_models() that comes from the hub"
+            )
+    saved_name, config, first = weights.load_folder(folder)
+    source = _first_then(
+        first,
+        lambda: weights.load_folder(folder)[2],
+        [folder / CONFIG_FILE, folder / WEIGHTS_FILE],
+    )
+    return ImageModel(saved_name, config, source, **options)
 
 
 def _first_then(

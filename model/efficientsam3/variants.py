@@ -9,17 +9,22 @@ name of an encoder means its best released weights, and other releases have a su
 - ``-mobileclip-s1``: Stage 1, image and text encoder are small.
 - ``-mobileclip-s1-ft``: the same, text encoder fine-tuned on SA-Co.
 - ``-3.1``: made from SAM3.1, with a MobileCLIP-S0 text encoder where nothing else is said.
+
+One row is this project's own: ``efficientsam3-stickers``, small enough to be part of the package.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from .errors import EfficientSam3Error
+from .errors import EfficientSam3Error, WeightsNotFoundError
 
 ABILITIES = ("concepts", "exemplars", "masks", "interactive", "video")
 """What a file can answer: text prompts, example boxes and points, masks beside boxes, one object
@@ -31,6 +36,7 @@ STAGES = {
     "stage-1-geometry": "stage 1, then the image encoder fine-tuned with boxes and points",
     "stage-1-text": "stage 1, then the text encoder fine-tuned on SA-Co phrases",
     "stage-3": "image encoder and feature pyramid fine-tuned end to end on SA-1B and SACap",
+    "stickers": "all three stages on scenes of stickers, by this project",
 }
 
 # Millions of parameters, counted on upstream's modules. A trunk includes the projection to 1024
@@ -56,6 +62,15 @@ TEXT_PARAMS = {
 REST_PARAMS = {"3.0": 60.093, "3.1": 73.223}
 """By release: pyramids, fusion, decoder, masks, interactive head, tracker."""
 
+EMBEDDED = "efficientsam3-stickers"
+"""The model whose weights are part of the package."""
+
+OWN_RELEASE = "own"
+"""The release of a model that was not made from SAM3."""
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+"""A saved model's two files; ``weights.save_folder`` writes them."""
+
 
 class UnknownModelError(EfficientSam3Error, ValueError):
     """A model name that is not in the table."""
@@ -77,7 +92,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Weights:
-    """A released file.
+    """A released file on the Hugging Face hub.
 
     Args:
         repo: repository on the Hugging Face hub. path: of the file in it.
@@ -96,16 +111,69 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Packaged:
+    """A saved model that is part of this package: no network, no cache.
+
+    Args:
+        folder: its name in the folder of assets. licence: what its owners ask; see NOTICE.
+    """
+
+    folder: str
+    licence: str
+
+    @property
+    def location(self) -> Path:
+        """Where it is, or would be."""
+        return assets() / self.folder
+
+    @property
+    def is_here(self) -> bool:
+        """Whether both files are there."""
+        return all((self.location / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+    def find(self) -> Path:
+        """The folder.
+
+        Raises:
+            WeightsNotFoundError: a file is missing; the message says how to get it.
+        """
+        if self.is_here:
+            return self.location
+        lost = [n for n in (CONFIG_FILE, WEIGHTS_FILE) if not (self.location / n).is_file()]
+        raise WeightsNotFoundError(
+            f"the weights of {self.folder} are part of the package, but {self.location} has no "
+            f"{' and no '.join(lost)}. Install the package again (pip install --force-reinstall); "
+            f"or, in a checkout that has none yet, train them (`efficientsam3 distill --recipe "
+            "stickers`) and put them in (`efficientsam3 embed FOLDER`)."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What ``config.json`` says; empty where it is missing or cannot be read."""
+        try:
+            content = json.loads((self.location / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def assets() -> Path:
+    """The folder of what is shipped inside the package: its own, or ``EFFICIENTSAM3_ASSETS``."""
+    named = os.environ.get("EFFICIENTSAM3_ASSETS")
+    return Path(named) if named else Path(__file__).with_name("assets")
+
+
+@dataclass(frozen=True)
 class Variant:
     """A row of the table.
 
     Args:
         name: as in ``load(name)``. aliases: upstream's labels for the same file, and the full
             names of rows that have a bare one.
-        vision, text: encoders; keys of ``VISION_PARAMS`` and ``TEXT_PARAMS``.
+        vision, text: encoders; keys of ``VISION_PARAMS`` and ``TEXT_PARAMS``. For a packaged
+            model their families: its numbers are in its ``config.json``.
         context: tokens of a phrase, start and end included: 16, 32 or 77.
         release: of SAM3, "3.0" or "3.1". The architecture of the image model is the same; keys,
-            pyramids and tracker differ.
+            pyramids and tracker differ. "own": not made from SAM3.
         stage: how the weights were made; a key of ``STAGES``.
         weights: where they are.
         abilities: what the file is expected to answer, of ``ABILITIES``. What a loaded model can
@@ -123,7 +191,7 @@ class Variant:
     context: int
     release: str
     stage: str
-    weights: Weights
+    weights: Weights | Packaged
     abilities: frozenset[str] = frozenset(ABILITIES)
     uncertain: tuple[str, ...] = ()
     coco_miou: float | None = None
@@ -134,7 +202,10 @@ class Variant:
 
     @property
     def params_millions(self) -> float:
-        """Parameters of the whole model, tracker included."""
+        """Parameters of the whole model, tracker included; NaN while its folder is missing."""
+        if isinstance(self.weights, Packaged):
+            count = self.weights.describe().get("parameters")
+            return round(count / 1e6, 1) if isinstance(count, int) else float("nan")
         parts = VISION_PARAMS[self.vision], TEXT_PARAMS[self.text], REST_PARAMS[self.release]
         return round(sum(parts), 1)
 
@@ -413,4 +484,20 @@ _ORIGINALS = (
     ),
 )
 
-VARIANTS: Mapping[str, Variant] = {v.name: v for v in (*_students(), *_litetext(), *_ORIGINALS)}
+_STICKERS = Variant(
+    EMBEDDED,
+    "repvit",
+    "mobileclip",
+    16,
+    OWN_RELEASE,
+    "stickers",
+    Packaged(EMBEDDED, "Apache-2.0"),
+    abilities=frozenset(("concepts", "exemplars", "masks")),
+    aliases=("stickers",),
+    notes="Knows some three hundred animals, plants, foods, drinks and vehicles, as stickers. For "
+    "photographs take another model. It learned from art by others: see NOTICE.",
+)
+
+VARIANTS: Mapping[str, Variant] = {
+    v.name: v for v in (*_students(), *_litetext(), *_ORIGINALS, _STICKERS)
+}

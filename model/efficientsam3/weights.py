@@ -20,17 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import layout
-from .build import OPTIONAL, REQUIRED, TEXTS, ModelConfig, build
+from .build import OPTIONAL, REQUIRED, TEXTS, ModelConfig, StudentConfig, build
 from .errors import CheckpointError, WeightsNotFoundError
 from .nn.detector import Detector
-from .variants import Variant, find_variant
+from .variants import CONFIG_FILE, WEIGHTS_FILE, Packaged, Variant, find_variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 State = dict[str, Tensor]
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
 
 MEANING = {
@@ -382,7 +381,11 @@ def assemble(config: ModelConfig, state: State, where: str) -> Detector:
 
 
 def _title(config: ModelConfig) -> str:
-    vision = config.vision if isinstance(config.vision, str) else "a ViT"
+    vision = config.vision
+    if isinstance(vision, StudentConfig):
+        vision = f"a {vision.encoder.split('-')[0]} of its own sizes"
+    elif not isinstance(vision, str):
+        vision = "a ViT"
     text = config.text if isinstance(config.text, str) else config.text.kind
     return f"a model of {vision} and {text} with context {config.context}"
 
@@ -407,6 +410,12 @@ def load_folder(folder: str | Path) -> tuple[str, ModelConfig, Detector]:
         WeightsNotFoundError, CheckpointError: as the message says.
     """
     folder = Path(folder)
+    name, config = _read_config(folder)
+    state = read_state(folder / WEIGHTS_FILE)
+    return name, config, assemble(config, state, str(folder))
+
+
+def _read_config(folder: Path) -> tuple[str, ModelConfig]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise WeightsNotFoundError(
@@ -425,19 +434,59 @@ def load_folder(folder: str | Path) -> tuple[str, ModelConfig, Detector]:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a model's configuration: {error!r}") from error
-    state = read_state(folder / WEIGHTS_FILE)
-    return name, config, assemble(config, state, str(folder))
+    return name, config
 
 
-def save_folder(folder: str | Path, name: str, config: ModelConfig, net: Detector) -> None:
-    """Write ``model.safetensors`` and ``config.json``; each appears only when whole."""
+def save_folder(
+    folder: str | Path,
+    name: str,
+    config: ModelConfig,
+    net: Detector,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write ``model.safetensors`` and ``config.json``; each appears only when whole.
+
+    Args:
+        dtype: of matrices and kernels on disk: float32, float16 or bfloat16. They are loaded to
+            float32. What has one axis (norms, biases, statistics) stays float32: it is small,
+            and rounding hurts it most.
+
+    Raises:
+        CheckpointError: a weight is too large for ``dtype``.
+    """
     folder = Path(folder)
-    state = {k: v.contiguous() for k, v in net.state_dict().items()}
+    state = rounded(net.state_dict(), dtype)
     with replacing(folder / WEIGHTS_FILE) as path:
         save_file(state, path, {"format": "pt"})
-    content = {"format": FORMAT, "name": name, "model": config.to_dict()}
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "parameters": count_parameters(net),
+        "model": config.to_dict(),
+    }
     with replacing(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def rounded(state: State, dtype: torch.dtype) -> State:
+    """Weights as ``save_folder`` stores them in ``dtype``."""
+    out = {}
+    for key, value in state.items():
+        whole = value.detach()
+        if value.is_floating_point() and value.ndim > 1:
+            value = value.detach().to(dtype)
+            if bool((~value.isfinite() & whole.isfinite()).any()):
+                raise CheckpointError(
+                    f"{key} has values up to {whole.abs().max():.3g}, too large for "
+                    f"{str(dtype).removeprefix('torch.')}: save it in bfloat16 or float32"
+                )
+        out[key] = value.contiguous()
+    return out
+
+
+def count_parameters(net: nn.Module) -> int:
+    """What was learned, statistics of norms left out."""
+    return sum(p.numel() for p in net.parameters())
 
 
 def save_upstream(path: str | Path, config: ModelConfig, net: Detector) -> None:
@@ -489,7 +538,13 @@ def write_untrained(name: str, path: str | Path, *, seed: int = 0) -> Path:
 
 
 def config_of(variant: Variant) -> ModelConfig:
-    """The numbers of a row of the table, with every part that its file is expected to have."""
+    """The numbers of a row of the table, with every part that its file is expected to have.
+
+    Raises:
+        WeightsNotFoundError: a packaged model, whose numbers lie beside its weights, is missing.
+    """
+    if isinstance(variant.weights, Packaged):
+        return _read_config(variant.weights.find())[1]
     parts: tuple[str, ...] = ("geometry", "masks")
     if "interactive" in variant.abilities:
         parts += ("interactive", "interactive_neck")
@@ -508,7 +563,7 @@ def without(config: ModelConfig, *parts: str) -> ModelConfig:
 
 
 def download(name: str, *, endpoint: str | None = None) -> Path:
-    """The file of a model of the table, from the Hugging Face cache or the hub.
+    """The file of a model of the table: from the package, the Hugging Face cache or the hub.
 
     A connection that breaks is taken up where it broke. A file that has just arrived is
     compared with the hub's own sha256; a cached one is used as it is, without network.
@@ -520,13 +575,15 @@ def download(name: str, *, endpoint: str | None = None) -> Path:
         WeightsNotFoundError: offline, or access not granted; the message says what to do.
         CheckpointError: what arrived is not what the hub has.
     """
+    variant = find_variant(name)
+    source = variant.weights
+    if isinstance(source, Packaged):
+        return source.find() / WEIGHTS_FILE
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     # Of the HTTP client that huggingface_hub uses: it lets broken connections through.
     broken: type[Exception] = HfHubHTTPError.__bases__[0]
-    variant = find_variant(name)
-    source = variant.weights
     place = (source.repo, source.path)
     cached = try_to_load_from_cache(*place, revision=source.revision)
     if isinstance(cached, str):

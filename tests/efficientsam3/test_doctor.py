@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from efficientsam3 import doctor, image
-from efficientsam3.variants import VARIANTS, find_variant
+from efficientsam3.variants import EMBEDDED, VARIANTS, find_variant
 
 
 @pytest.fixture
@@ -288,6 +288,7 @@ def test_cached_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("EFFICIENTSAM3_ASSETS", str(tmp_path / "assets"))
     check = doctor.check_cache()
     assert (check.status, check.found) == ("ok", f"{tmp_path}: no model of ours yet")
 
@@ -301,6 +302,14 @@ def test_cached_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = doctor.cached_models()
     assert "efficientsam3-tinyvit-11m" in found
     assert len(found) < len(VARIANTS)
+
+    shipped = tmp_path / "assets" / EMBEDDED
+    shipped.mkdir(parents=True)
+    (shipped / "config.json").write_text("{}")
+    assert EMBEDDED not in doctor.cached_models()
+    (shipped / "model.safetensors").write_bytes(b"")
+    assert EMBEDDED in doctor.cached_models()
+    assert doctor.check_cache().found.endswith(f"; in the package: {EMBEDDED}")
 
 
 def test_offline_mode_is_named_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:

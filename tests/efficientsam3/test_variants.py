@@ -12,13 +12,16 @@ from efficientsam3 import build
 from efficientsam3.errors import EfficientSam3Error
 from efficientsam3.variants import (
     ABILITIES,
+    EMBEDDED,
     REST_PARAMS,
     STAGES,
     TEXT_PARAMS,
     VARIANTS,
     VISION_PARAMS,
+    Packaged,
     UnknownModelError,
     Variant,
+    Weights,
     find_variant,
     list_models,
 )
@@ -136,12 +139,29 @@ FILES = {
     "sam3-3.1": "sam3.1_multiplex.pt",
 }
 
-each_row = pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda v: v.name)
+RELEASED = [v for v in VARIANTS.values() if v.name != EMBEDDED]
+
+each_row = pytest.mark.parametrize("variant", RELEASED, ids=lambda v: v.name)
+
+
+def hub(variant: Variant) -> Weights:
+    assert isinstance(variant.weights, Weights)
+    return variant.weights
 
 
 def test_every_released_file_has_its_row() -> None:
-    assert {name: v.weights.path for name, v in VARIANTS.items()} == FILES
+    assert {v.name: hub(v).path for v in RELEASED} == FILES
     assert len(set(FILES.values())) == len(FILES)
+
+
+def test_one_model_is_part_of_the_package() -> None:
+    variant = find_variant("stickers")
+    assert variant is VARIANTS[EMBEDDED] and variant.name == "efficientsam3-stickers"
+    assert isinstance(variant.weights, Packaged)
+    assert variant.weights.location.parts[-2:] == ("assets", variant.name)
+    assert variant.weights.licence == "Apache-2.0"
+    assert variant.abilities == {"concepts", "exemplars", "masks"} <= set(ABILITIES)
+    assert variant.stage in STAGES
 
 
 @each_row
@@ -186,7 +206,7 @@ def test_the_name_says_what_is_inside(variant: Variant) -> None:
 
 @each_row
 def test_weights_say_how_to_get_them(variant: Variant) -> None:
-    weights = variant.weights
+    weights = hub(variant)
     assert weights.revision == "main"
     assert weights.licence
     assert weights.gated == (weights.repo != STUDENT_REPO)
@@ -199,7 +219,7 @@ def test_weights_say_how_to_get_them(variant: Variant) -> None:
 
 
 def test_count_of_each_kind() -> None:
-    kinds = Counter((v.stage, v.release, v.vision == "sam3", v.text) for v in VARIANTS.values())
+    kinds = Counter((v.stage, v.release, v.vision == "sam3", v.text) for v in RELEASED)
     assert kinds == {
         ("stage-1", "3.0", False, "sam3"): 9,
         ("stage-1-geometry", "3.0", False, "sam3"): 3,

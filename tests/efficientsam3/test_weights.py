@@ -660,7 +660,7 @@ def test_a_saved_model_is_whole_as_it_is(
     tiny: es3.ImageModel, tmp_path: Path, argument: str
 ) -> None:
     tiny.save(tmp_path)
-    with pytest.raises(ValueError, match=f"{argument}= goes with a name"):
+    with pytest.raises(ValueError, match=f"{argument}= goes with a name of list_models"):
         es3.load(tmp_path, **{argument: "x"})  # type: ignore[arg-type]
 
 

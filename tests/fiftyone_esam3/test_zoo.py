@@ -24,7 +24,8 @@ import pytest
 import efficientsam3 as es3
 import fiftyone_esam3
 from efficientsam3 import weights
-from efficientsam3.variants import VARIANTS
+from efficientsam3.build import tiny_config
+from efficientsam3.variants import EMBEDDED, VARIANTS, WEIGHTS_FILE, Packaged
 from fiftyone_esam3 import manifests
 from fiftyone_esam3.manager import WeightsManager, WeightsManagerConfig
 
@@ -76,9 +77,10 @@ def test_the_repository_has_one_manifest() -> None:
     assert found == ["fiftyone_esam3/manifest.json"]
 
 
-def test_names_of_files_are_files_of_the_hub() -> None:
+def test_names_of_files_end_as_the_files_do() -> None:
     for model in manifests.remote_manifest()["models"]:
-        path = VARIANTS[model["base_name"]].weights.path
+        source = VARIANTS[model["base_name"]].weights
+        path = WEIGHTS_FILE if isinstance(source, Packaged) else source.path
         assert Path(model["base_filename"]).suffix == Path(path).suffix
 
 
@@ -115,6 +117,31 @@ def test_a_new_process_needs_no_further_step(tiny: Path, tmp_path: Path) -> None
     options = {"variant": str(tiny), "threshold": 0, "max_instances": 3, "device": "cpu"}
     said = python(APPLY, NAME, tmp_path / "photo.png", options, HF_HOME=str(tmp_path / "hub"))
     assert "fiftyone_esam3.model ['bus', 'person'] 3" in said
+
+
+def test_the_embedded_model_is_loaded_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Any
+) -> None:
+    """By its name alone: the hub is not asked, nothing is downloaded."""
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setenv("EFFICIENTSAM3_ASSETS", str(tmp_path / "assets"))
+    monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path / "zoo"))
+    with pytest.raises(es3.WeightsNotFoundError, match="efficientsam3 embed"):
+        foz.load_zoo_model(EMBEDDED, cache=False)
+    trained = es3.ImageModel.from_config(tiny_config(), EMBEDDED, device="cpu", dtype="float32")
+    trained.save(tmp_path / "assets" / EMBEDDED)
+    model = foz.load_zoo_model(
+        EMBEDDED, classes=["person", "bus"], threshold=0.0, device="cpu", cache=False
+    )
+    dataset.apply_model(model, label_field="esam3", num_workers=0)
+    assert set(dataset.first().esam3.concept_presence) == {"person", "bus"}
+    (link,) = (tmp_path / "zoo").iterdir()
+    assert link.resolve() == tmp_path / "assets" / EMBEDDED / WEIGHTS_FILE
 
 
 @pytest.mark.slow

@@ -1,0 +1,379 @@
+"""What each stage of training buys, on scenes of stickers that no model has seen.
+
+    python benchmarks/stickers.py --run out/stickers            # a folder of the recipe
+    python benchmarks/stickers.py --model student=FOLDER --scenes 50
+    python benchmarks/stickers.py --table README.md             # the table from what is measured
+
+Of each model and split: cgF1, pmF1, IL_MCC and COCO's AP of masks, over --scenes scenes and up to
+eight phrases of each, half of them of absent things. What a model scores on concepts that it never
+saw is compared with itself reading every phrase as the mean of all seen names. What is done is kept
+in the JSON file: run it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import efficientsam3 as es3
+from efficientsam3.build import ModelConfig
+from efficientsam3.distill.recipe import Run
+from efficientsam3.distill.recipes import stickers
+from efficientsam3.evaluate import (
+    ConceptScore,
+    Pair,
+    Prediction,
+    Predictions,
+    Target,
+    Truth,
+    score_images,
+    score_pair,
+)
+from efficientsam3.evaluate.images import weights_digest
+from efficientsam3.image import ImageModel
+from efficientsam3.nn.detector import Detector
+from efficientsam3.scenes.art import Art
+from efficientsam3.scenes.compose import Scene, World
+from efficientsam3.scenes.concepts import SPLITS
+from efficientsam3.scenes.files import choose
+from efficientsam3.scenes.phrases import Query
+from efficientsam3.weights import count_parameters, replacing
+
+SHOWN = {
+    "seen": "seen things and styles",
+    "unseen-style": "in an unseen style",
+    "unseen-concepts": "unseen things",
+}
+"""Splits, and how the table calls them."""
+BASELINE = "unseen-concepts"
+PHRASES = 8
+FLOOR, THRESHOLD = 0.05, 0.5
+"""Least score of what average precision sees, and of what counts for all else."""
+KINDS = {
+    "names": ("name", "synonym", "near", "random"),
+    "categories": ("category", "not-category"),
+    "attributes": ("attribute", "not-attribute"),
+}
+"""Figures of some phrases alone, in the JSON file."""
+KEPT = ("cgF1", "pmF1", "IL_MCC", "AP", "AP50", "cgF1@50", "IL_recall", "IL_FPR")
+START, END = "<!-- table:stickers -->", "<!-- /table:stickers -->"
+
+Record = dict[str, Any]
+Load = Callable[[], ImageModel]
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
+    """The models that a run of the recipe has made so far, by what the table calls them."""
+    file = folder / "recipe.json"
+    said = json.loads(file.read_text()).get("options", {}) if file.is_file() else {}
+    known = {f: v for f, v in said.items() if f in stickers.Options.__dataclass_fields__}
+    o = stickers.Options(**known)
+    done = frozenset(f.parent.name for f in folder.glob("*/weights.safetensors"))
+    run = Run(stickers.RECIPE, folder, "benchmark", o, done)
+    small, large = stickers.student_config(o), stickers.teacher_config(o)
+
+    def whole(config: ModelConfig, stage: str) -> Detector:
+        return stickers.load(stickers.fresh(config, o.seed), run.weights(stage))
+
+    def prompted() -> Detector:
+        return stickers.load(stickers.student(run), run.weights("prompts"), ("trunk.",))
+
+    made: list[tuple[str, ModelConfig, Callable[[], Detector], set[str]]] = [
+        ("teacher", large, lambda: whole(large, "teacher"), {"teacher"}),
+        ("student, stage 1", small, lambda: stickers.student(run), {"teacher", "image", "text"}),
+        ("student, prompt in the loop", small, prompted, {"teacher", "image", "text", "prompts"}),
+        ("student, stage 3", small, lambda: whole(small, "student"), {"student"}),
+        ("student without a teacher", small, lambda: whole(small, "alone"), {"alone"}),
+    ]
+
+    def load(name: str, config: ModelConfig, make: Callable[[], Detector]) -> ImageModel:
+        net = make().eval().requires_grad_(False)
+        return ImageModel(name, config, lambda: net, **options)
+
+    return {
+        name: functools.partial(load, name, config, make)
+        for name, config, make, needed in made
+        if needed <= done
+    }
+
+
+class MeanText:
+    """A model that reads every phrase as the mean of some names: it cannot tell them apart.
+
+    Feature by feature along the phrase, over the names that are as long.
+    """
+
+    def __init__(self, model: ImageModel, names: Sequence[str]) -> None:
+        self._read = model._read_text
+        features, valid = self._read(list(names))
+        weight = valid[..., None].to(features.dtype)
+        self.features = (features * weight).sum(0) / weight.sum(0).clamp(min=1)
+        self.valid = valid.float().mean(0) >= 0.5
+
+    def __call__(self, names: list[str]) -> tuple[Tensor, Tensor]:
+        count = len(names)
+        return self.features.expand(count, -1, -1), self.valid.expand(count, -1)
+
+
+# Scenes -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scene and what is asked of it."""
+
+    scene: Scene
+    queries: list[Query]
+
+    @property
+    def phrases(self) -> list[str]:
+        return [query.phrase for query in self.queries]
+
+    def pair(self, number: int) -> Pair:
+        query = self.queries[number]
+        height, width = self.scene.image.shape[:2]
+        return Pair(
+            key=(f"{self.scene.seed}/{number}", 1),
+            file=f"scene {self.scene.seed}",
+            size=(height, width),
+            phrase=query.phrase,
+            category=query.phrase,
+            truths=(tuple(Target.of(self.scene.objects[i].mask) for i in query.objects),),
+        )
+
+
+def held_out(split: str, count: int, size: int) -> Iterator[Asked]:
+    """Scenes of the recipe's concepts, the same for every model."""
+    art = Art.open()
+    world = World(art, SPLITS[split], size, stickers.things(art, split))
+    for seed in range(count):
+        scene = world.scene(seed)
+        yield Asked(scene, choose(scene.queries, PHRASES, seed))
+
+
+def seen_names() -> list[str]:
+    return stickers.things(Art.open(), "train")
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+def evaluate(model: ImageModel, asked: Iterator[Asked], say: Callable[[int], None]) -> Record:
+    """Figures of a model on some scenes: each image is encoded once, its phrases asked together."""
+    pairs: list[Pair] = []
+    kinds: dict[Any, str] = {}
+    found: dict[Any, list[Prediction]] = {}
+    for number, one in enumerate(asked):
+        answers = ask(model, one)
+        for row, query in enumerate(one.queries):
+            pair = one.pair(row)
+            pairs.append(pair)
+            kinds[pair.key] = query.kind
+            found[pair.key] = answers[row]
+        say(number + 1)
+    truth = Truth("scenes", "saco", (), tuple(pairs))
+    report = score_images(truth, Predictions(found), threshold=THRESHOLD)
+    out: Record = {name: report.figures[name] for name in KEPT}
+    out["counts"] = report.counts
+    out["kinds"] = {}
+    for name, group in KINDS.items():
+        score = ConceptScore(THRESHOLD)
+        for pair in pairs:
+            if kinds[pair.key] in group:
+                score_pair(score, pair, found[pair.key])
+        figures = score.figures()
+        out["kinds"][name] = {k: figures[k] for k in ("cgF1", "pmF1", "IL_MCC")} | score.counts()
+    return out
+
+
+def ask(model: ImageModel, one: Asked) -> list[list[Prediction]]:
+    """What a model finds of each phrase of a scene."""
+    if not one.queries:
+        return []
+    found = model.segment(model.encode(one.scene.image), one.phrases, threshold=FLOOR)
+    out: dict[str, list[Prediction]] = {phrase: [] for phrase in one.phrases}
+    for label, (x0, y0, x1, y1), score, mask in zip(
+        found.labels, found.boxes.tolist(), found.scores.tolist(), found.rles, strict=True
+    ):
+        out[label].append(Prediction((x0, y0, x1, y1), mask, score))
+    return [out[phrase] for phrase in one.phrases]
+
+
+def time_it(model: ImageModel, repeat: int = 20) -> Record:
+    """Median milliseconds of an image with one phrase, and of each further phrase."""
+    asked = list(held_out("seen", 4, model.config.resolution))
+    first, more = [], []
+    for number in range(repeat + 3):
+        one = asked[number % len(asked)]
+        phrases = [f"{phrase} {number}" for phrase in one.phrases]  # none was read before
+        start = time.perf_counter()
+        image = model.encode(one.scene.image)
+        model.segment(image, phrases[0])
+        middle = time.perf_counter()
+        model.segment(image, phrases[1:])
+        end = time.perf_counter()
+        first.append(middle - start)
+        more.append((end - middle) / max(1, len(phrases) - 1))
+    return {
+        "image and phrase": 1e3 * statistics.median(first[3:]),
+        "further phrase": 1e3 * statistics.median(more[3:]),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
+    """Everything that the file does not have yet."""
+    content = read(options.json)
+    for name, load in models.items():
+        model = load()
+        identity = {
+            "weights": weights_digest(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "scenes": options.scenes,
+            "phrases": PHRASES,
+            "size": options.size,
+            "art": Art.open().fingerprint,
+        }
+        kept = content.get(name, {})
+        if kept.get("identity") != identity:
+            kept = {"identity": identity, "splits": {}}
+        kept["parameters"] = count_parameters(model.learned())
+        if options.time and "milliseconds" not in kept:
+            kept["milliseconds"] = time_it(model)
+        content[name] = kept
+        write(options.json, content)
+        wanted = [(split, False) for split in options.splits]
+        wanted += [(BASELINE, True)] if BASELINE in options.splits else []
+        for split, mean in wanted:
+            key = f"{split}, mean text" if mean else split
+            if key in kept["splits"]:
+                say(f"{name}, {key}: done before")
+                continue
+            started = time.perf_counter()
+            model._read_text = MeanText(model, seen_names()) if mean else model._read_text  # type: ignore[method-assign]
+            asked = held_out(split, options.scenes, options.size)
+            result = evaluate(model, asked, functools.partial(progress, f"{name}, {key}", options))
+            if mean:
+                del model._read_text  # type: ignore[attr-defined]  # the class has its own
+            result["seconds"] = time.perf_counter() - started
+            kept["splits"][key] = result
+            write(options.json, content)
+            say(
+                f"{name}, {key}: cgF1 {result['cgF1']:.1f} = {result['pmF1']:.1f} x "
+                f"{result['IL_MCC']:.2f}, AP {result['AP']:.1f}, {result['seconds']:.0f} s"
+            )
+
+
+def progress(what: str, options: argparse.Namespace, done: int) -> None:
+    if done % 50 == 0 and done < options.scenes:
+        say(f"{what}: {done} of {options.scenes}")
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+# The file and the table ---------------------------------------------------------------------------
+
+
+def read(path: Path) -> Record:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write(path: Path, content: Record) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(content: Record) -> str:
+    """Markdown; a dash where nothing was measured."""
+    titles = ["model", "M param.", "ms, image + phrase"]
+    titles += [f"{title}: cgF1 (pmF1, IL_MCC), AP" for title in SHOWN.values()]
+    titles.append("the same by a mean text")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, kept in content.items():
+        ms = kept.get("milliseconds")
+        cells = [name, f"{kept['parameters'] / 1e6:.1f}"]
+        cells.append(f"{ms['image and phrase']:.0f} + {ms['further phrase']:.0f}" if ms else "-")
+        cells += [_cell(kept["splits"].get(key)) for key in (*SHOWN, f"{BASELINE}, mean text")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(figures: Record | None) -> str:
+    if figures is None:
+        return "-"
+    return (
+        f"**{figures['cgF1']:.1f}** ({figures['pmF1']:.1f}, {figures['IL_MCC']:.2f}), "
+        f"{figures['AP']:.1f}"
+    )
+
+
+def put_table(text: str, path: Path) -> None:
+    """Write a table between the markers of a Markdown file."""
+    before, start, rest = path.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        sys.exit(f"{path} has no {START} and {END} to put the table between")
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, action="append", default=[], help="of the recipe")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=FOLDER", help="a saved model"
+    )
+    parser.add_argument("--scenes", type=int, default=1000, help="of each split; default: 1000")
+    parser.add_argument("--splits", nargs="+", choices=list(SHOWN), default=list(SHOWN))
+    parser.add_argument("--size", type=int, default=stickers.Options().resolution)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", help="the best of this machine if omitted")
+    parser.add_argument("--no-time", dest="time", action="store_false", help="no milliseconds")
+    parser.add_argument("--json", type=Path, default=Path("out/benchmarks/stickers.json"))
+    parser.add_argument("--table", type=Path, help="a Markdown file to put the table into")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    how = {"device": "cpu", "dtype": options.dtype}
+    models: dict[str, Load] = {}
+    for folder in options.run:
+        found = stages(folder, how)
+        if not found:
+            sys.exit(f"--run {folder}: no stage that ends in a model is done there")
+        models |= found
+    for given in options.model:
+        name, _, folder = given.partition("=")
+        models[name] = functools.partial(es3.load, folder or name, **how)
+    if options.scenes < 1:
+        sys.exit(f"--scenes is 1 or more; got {options.scenes}")
+    measure(models, options)
+    content = read(options.json)
+    if not content:
+        sys.exit(
+            f"nothing was measured: {options.json} is not there, and no --run or --model given"
+        )
+    print(table(content))
+    if options.table:
+        put_table(table(content), options.table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The benchmark of the sticker models: right answers score full, what is done stays done."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import efficientsam3 as es3
+from efficientsam3.build import ModelConfig, StudentConfig, TextConfig, build, tiny_config
+from efficientsam3.distill.recipes import stickers
+from efficientsam3.scenes.art import Art
+from efficientsam3.scenes.concepts import SPLITS
+from efficientsam3.types import BitPatch, Instances
+
+from ..efficientsam3.scenes.conftest import bake
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
+    return bake(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def bench(art: Art, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, with plain shapes for art."""
+    path = ROOT / "benchmarks" / "stickers.py"
+    spec = importlib.util.spec_from_file_location("stickers_under_test", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(Art, "open", lambda folder=None: art)
+    # A dozen shapes have hardly one that is unseen.
+    names = [name for name in art.concepts if name not in ("guitar", "violin", "star")]
+    monkeypatch.setattr(stickers, "things", lambda art, split: names)
+    monkeypatch.setitem(SPLITS, "unseen-concepts", SPLITS["seen"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    return module
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = tiny_config(parts=("geometry", "masks"))
+        es3.ImageModel.from_config(config, "tiny", dtype="float32").save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+class Knowing:
+    """Answers what is true, of all phrases or of some."""
+
+    def __init__(self, asked: list[Any], *, also_absent: bool = False) -> None:
+        self.scenes = {one.scene.image.tobytes(): one for one in asked}
+        self.also_absent = also_absent
+        self.encoded = 0
+
+    def encode(self, image: Any) -> Any:
+        self.encoded += 1
+        return self.scenes[image.tobytes()]
+
+    def segment(self, one: Any, phrases: list[str], threshold: float) -> Instances:
+        masks, labels = [], []
+        for query in one.queries:
+            assert query.phrase in phrases
+            shown = [one.scene.objects[i].mask for i in query.objects]
+            if self.also_absent and not shown:
+                shown = [one.scene.objects[0].mask]
+            masks += shown
+            labels += [query.phrase] * len(shown)
+        patches = [BitPatch.cut(mask) for mask in masks]
+        size = one.scene.image.shape[:2]
+        boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(-1, 4)
+        ones = np.full(len(labels), 0.9, np.float32)
+        return Instances(boxes, ones, ones, labels, size, patches)
+
+
+def test_right_answers_score_full_and_each_image_is_encoded_once(bench: ModuleType) -> None:
+    asked = list(bench.held_out("seen", 6, 96))
+    model = Knowing(asked)
+    out = bench.evaluate(model, iter(asked), lambda done: None)
+    assert model.encoded == 6
+    for name in ("cgF1", "pmF1", "AP", "AP50"):
+        assert out[name] == pytest.approx(100, abs=0.01), name
+    assert out["IL_MCC"] == pytest.approx(1, abs=1e-4)
+    assert out["counts"]["positive_pairs"] and out["counts"]["negative_pairs"]
+    kinds = out["kinds"]
+    assert sum(k["pairs"] for k in kinds.values()) == out["counts"]["pairs"]
+
+
+def test_finding_what_is_absent_costs(bench: ModuleType) -> None:
+    asked = list(bench.held_out("seen", 6, 96))
+    out = bench.evaluate(Knowing(asked, also_absent=True), iter(asked), lambda done: None)
+    assert out["pmF1"] == pytest.approx(100, abs=0.01)
+    assert out["IL_MCC"] == pytest.approx(0, abs=0.01)
+    assert out["IL_FPR"] == pytest.approx(100, abs=0.01)
+
+
+def test_scenes_are_the_same_each_time(bench: ModuleType) -> None:
+    first, again = (list(bench.held_out("unseen-style", 3, 96)) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.scene.image, b.scene.image) and a.phrases == b.phrases
+        assert len(a.phrases) <= 8
+        assert {o.style for o in a.scene.objects} == {"openmoji"}
+
+
+def test_a_mean_text_tells_no_phrases_apart(bench: ModuleType, saved: Path) -> None:
+    model = es3.load(saved, device="cpu", dtype="float32")
+    names = ["dog", "cat", "red apple"]
+    mean = bench.MeanText(model, names)
+    features, valid = mean(["lemon", "horse"])
+    own, mask = model._read_text(names)
+    assert features.shape == (2, *own.shape[1:]) and valid.shape == (2, mask.shape[1])
+    assert torch.equal(features[0], features[1])
+    torch.testing.assert_close(features[0, 0], own[:, 0].mean(0))
+    torch.testing.assert_close(features[0, 3], own[2, 3])  # only "red apple" has four tokens
+    assert valid[0].tolist()[:5] == [True, True, True, False, False]
+
+
+def test_a_run_is_measured_put_into_a_table_and_taken_up(
+    bench: ModuleType, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n{bench.START}\nold\n{bench.END}\nafter\n")
+    file = tmp_path / "stickers.json"
+    common = ["--size", "96", "--json", str(file), "--dtype", "float32", "--no-time"]
+    arguments = ["--model", f"a student={saved}", "--scenes", "2", *common]
+    bench.main([*arguments, "--splits", "seen"])
+    content = json.loads(file.read_text())
+    assert list(content["a student"]["splits"]) == ["seen"]
+    count = sum(p.numel() for p in es3.load(saved).learned().parameters())
+    assert content["a student"]["parameters"] == count
+    capsys.readouterr()
+
+    bench.main([*arguments, "--table", str(readme)])
+    said = capsys.readouterr()
+    assert "a student, seen: done before" in said.err
+    splits = json.loads(file.read_text())["a student"]["splits"]
+    assert set(splits) == {*bench.SHOWN, "unseen-concepts, mean text"}
+    text = readme.read_text()
+    assert text.startswith("# Before\n") and text.endswith("\nafter\n") and "old" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| a student"))
+    assert row in said.out and row.count("|") == 8
+
+    bench.main(["--model", f"a student={saved}", "--scenes", "1", *common, "--splits", "seen"])
+    assert list(json.loads(file.read_text())["a student"]["splits"]) == ["seen"], "of 2 scenes"
+
+
+def test_other_weights_are_measured_anew(bench: ModuleType, saved: Path, tmp_path: Path) -> None:
+    file = tmp_path / "stickers.json"
+    arguments = ["--size", "96", "--json", str(file), "--scenes", "1", "--splits", "seen"]
+    arguments += ["--no-time", "--model", f"x={saved}"]
+    bench.main(arguments)
+    before = json.loads(file.read_text())["x"]["identity"]["weights"]
+    es3.ImageModel.from_config(tiny_config(parts=("geometry", "masks"))).save(saved)
+    bench.main(arguments)
+    assert json.loads(file.read_text())["x"]["identity"]["weights"] != before
+
+
+def small(vision: Any) -> Callable[[Any], ModelConfig]:
+    return lambda options: tiny_config(
+        vision=vision, text=TextConfig("clip", 16, 1, 2), parts=("geometry", "masks")
+    )
+
+
+def test_the_stages_of_a_run_are_models(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = StudentConfig("repvit-m0.9", {"embed_dim": [8, 12, 16], "depth": [1, 1, 1]})
+    makers = {"teacher_config": small(tiny_config().vision), "student_config": small(student)}
+    for name, make in makers.items():
+        monkeypatch.setattr(stickers, name, make)
+
+    def trained(stage: str, maker: str, seed: int, part: str = "") -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            state = build(makers[maker](None)).state_dict()
+        kept = {k: v.contiguous() for k, v in state.items() if k.startswith(part)}
+        (tmp_path / stage).mkdir()
+        save_file(kept, tmp_path / stage / "weights.safetensors")
+
+    how = {"device": "cpu", "dtype": "float32"}
+    assert bench.stages(tmp_path, how) == {}
+    trained("teacher", "teacher_config", 1)
+    trained("image", "student_config", 2, "trunk.")
+    trained("text", "student_config", 3, "text.")
+    assert set(bench.stages(tmp_path, how)) == {"teacher", "student, stage 1"}
+    trained("prompts", "student_config", 4, "trunk.")
+    trained("student", "student_config", 5)
+    trained("alone", "student_config", 6)
+    (tmp_path / "recipe.json").write_text(json.dumps({"options": {"seed": 3, "unknown": 1}}))
+    models = {name: load().learned() for name, load in bench.stages(tmp_path, how).items()}
+    assert list(models) == [
+        "teacher",
+        "student, stage 1",
+        "student, prompt in the loop",
+        "student, stage 3",
+        "student without a teacher",
+    ]
+    states = {name: net.state_dict() for name, net in models.items()}
+    decoder, trunk = "decoder.norm.weight", "trunk.head.0.weight"
+    query = "decoder.query_embed.weight"
+    first, second = states["student, stage 1"], states["student, prompt in the loop"]
+    assert torch.equal(first[query], states["teacher"][query])
+    assert not torch.equal(first[trunk], second[trunk])
+    assert torch.equal(first["text.embedding.weight"], second["text.embedding.weight"])
+    assert not torch.equal(states["student, stage 3"][query], first[query])
+    assert decoder in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "no/such"], "no stage that ends in a model is done"),
+        (["--scenes", "0", "--model", "x=y"], "--scenes is 1 or more"),
+        ([], "nothing was measured"),
+    ],
+)
+def test_mistakes_are_sentences(
+    bench: ModuleType, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit, match=words):
+        bench.main([*arguments, "--json", str(tmp_path / "none.json")])
+
+
+def test_a_file_without_markers_is_left_alone(bench: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text("nothing")
+    with pytest.raises(SystemExit, match="to put the table between"):
+        bench.put_table("| a |", tmp_path / "x.md")
+    assert (tmp_path / "x.md").read_text() == "nothing"

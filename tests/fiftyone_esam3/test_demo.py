@@ -1,0 +1,195 @@
+"""The demo: its scenes, the whole way with a tiny untrained model, and that it measures rightly."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image
+
+import efficientsam3 as es3
+from efficientsam3.build import tiny_config
+from efficientsam3.evaluate import read_clips, read_truth
+from efficientsam3.evaluate.overlap import decode
+from efficientsam3.evaluate.pictures import HIT, MISSED
+from efficientsam3.variants import EMBEDDED
+
+from .conftest import picture
+
+ROOT = Path(__file__).parents[2]
+SCENES = ROOT / "demo" / "scenes"
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    """The script as a module, with a tiny model in the package's place."""
+    spec = importlib.util.spec_from_file_location("demo_under_test", ROOT / "demo" / "demo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "DATASET", f"demo of {tmp_path.name}")
+    monkeypatch.setenv("EFFICIENTSAM3_ASSETS", str(tmp_path / "assets"))
+    yield module
+    if fo.dataset_exists(module.DATASET):
+        fo.delete_dataset(module.DATASET)
+
+
+@pytest.fixture
+def asset(tmp_path: Path) -> None:
+    config = tiny_config(queries=2)
+    model = es3.ImageModel.from_config(config, EMBEDDED, device="cpu", dtype="float32")
+    model.save(tmp_path / "assets" / EMBEDDED)
+
+
+# The scenes ---------------------------------------------------------------------------------------
+
+
+def test_the_scenes_are_whole_and_small() -> None:
+    truth = read_truth(SCENES / "gold.json")
+    assert len(truth.pictures) == 12
+    images = {p.name for p in (SCENES / "images").iterdir()}
+    assert images == set(truth.pictures)
+    beside = {p.name for p in SCENES.iterdir() if p.suffix != ".mp4"}
+    assert beside == {"gold.json", "images", "veval.json"}
+    for name, pairs in truth.pictures.items():
+        with Image.open(SCENES / "images" / name) as image:
+            assert image.size[::-1] == pairs[0].size
+        assert any(pair.targets for pair in pairs), "nothing is to be found"
+        assert any(not pair.targets for pair in pairs), "nothing is absent"
+        for pair in pairs:
+            for target in pair.targets:
+                assert decode(target.mask or {}).sum() == pytest.approx(target.area, abs=1)
+    size = sum(p.stat().st_size for p in SCENES.rglob("*.*"))
+    assert size < 1_500_000
+
+
+def test_the_scenes_hold_nothing_that_may_not_be_committed() -> None:
+    info = json.loads((SCENES / "gold.json").read_text())["info"]
+    assert info["split"] == "seen"  # of the styles that are trained on: no OpenMoji (CC BY-SA)
+    text = (SCENES / "gold.json").read_text() + (ROOT / "demo" / "make_scenes.py").read_text()
+    assert "openmoji" not in text.lower()
+
+
+def test_the_clip_is_a_film_with_its_truth() -> None:
+    (video,) = SCENES.glob("*.mp4")
+    assert video.stat().st_size < 300_000
+    (clip,) = json.loads((SCENES / "veval.json").read_text())["videos"]
+    assert clip["video_name"] == video.stem
+    assert (clip["length"], clip["width"], clip["height"]) == (24, 252, 252)
+    assert read_clips(SCENES / "veval.json")
+    ffprobe = shutil.which("ffprobe")
+    if ffprobe is None:
+        pytest.skip("ffprobe is not on PATH")
+    fields = "stream=width,height,nb_frames"
+    command = [ffprobe, "-v", "error", "-show_entries", fields, "-of", "csv=p=0", str(video)]
+    assert subprocess.check_output(command, text=True).strip() == "252,252,24"
+
+
+# The whole way ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("asset")
+def test_scenes_become_a_dataset_with_labels_figures_and_pictures(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo.main(["--out", str(tmp_path / "out"), "--threshold", "0.2"])
+    said = capsys.readouterr().out
+    for words in ("12 scenes with 96 phrases", "FiftyOne: mAP", "cgF1", "fiftyone app launch"):
+        assert words in said
+    assert str(tmp_path / "out" / "answers") in said
+    pictures = sorted((tmp_path / "out" / "answers").iterdir())
+    assert len(pictures) == 12
+    with Image.open(pictures[0]) as sheet:
+        assert sheet.size == (4 * 300, 2 * 330)
+    dataset = fo.load_dataset(demo.DATASET)
+    assert dataset.persistent and len(dataset) == 12
+    sample = dataset.first()
+    assert len(sample.phrases) == 8
+    assert set(sample.esam3.concept_presence) == set(sample.phrases)
+    assert {d.label for d in sample.ground_truth.detections} < set(sample.phrases)
+    assert dataset.list_evaluations() == ["eval"]
+
+
+def test_what_is_right_is_measured_as_right(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth as answers: every figure is full; half of it, and they say so."""
+    truth = read_truth(SCENES / "gold.json")
+    dataset = demo.make_dataset(truth)
+    for sample in dataset.iter_samples(autosave=True):
+        same = [d.copy() for d in sample.ground_truth.detections]
+        for detection in same:
+            detection.confidence = 0.9
+        sample["esam3"] = fo.Detections(detections=same)
+    full = demo.measure(dataset, truth, 0.5)
+    for name, value in full.items():
+        best = 1 if "IL_MCC" in name else 100
+        assert value == pytest.approx(best, abs=1e-3 * best), name
+    folder = demo.draw_answers(dataset, truth, tmp_path / "full")
+    assert shows(folder, HIT) and not shows(folder, MISSED)
+
+    for sample in dataset.iter_samples(autosave=True):
+        sample.esam3.detections = sample.esam3.detections[::2]
+    less = demo.measure(dataset, truth, 0.5)
+    for name in full:
+        assert less[name] < full[name] or "precision" in name
+    assert 40 < less["FiftyOne: recall at IoU 0.5"] < 60
+    assert shows(demo.draw_answers(dataset, truth, tmp_path / "less"), MISSED)
+
+
+def shows(folder: Path, colour: tuple[int, int, int]) -> bool:
+    """Whether an outline of that colour is in the first picture; JPEG shifts colours a little."""
+    pixels = np.asarray(Image.open(min(folder.iterdir())), np.int16)
+    return bool((np.abs(pixels - colour).max(-1) < 40).sum() > 100)
+
+
+def test_stored_masks_are_where_the_model_put_them(demo: ModuleType) -> None:
+    """Through FiftyOne's relative boxes and back."""
+    truth = read_truth(SCENES / "gold.json")
+    dataset = demo.make_dataset(truth)
+    for sample, pairs in demo.scenes(dataset, truth):
+        sample["esam3"] = sample.ground_truth.copy()
+        for pair in pairs:
+            masks = [mask for mask, _ in demo.stored(sample, pair)]
+            assert len(masks) == len(pair.targets)
+            for mask, target in zip(masks, pair.targets, strict=True):
+                assert np.array_equal(mask, decode(target.mask or {}).astype(bool))
+
+
+@pytest.mark.usefixtures("asset")
+def test_photographs_of_ones_own(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(2):
+        picture(i).save(photos / f"{i}.png")
+    asked = ["--photos", str(photos), "--concepts", "dog, yellow car,", "--model", EMBEDDED]
+    demo.main([*asked, "--out", str(tmp_path / "out"), "--threshold", "0.1"])
+    said = capsys.readouterr().out
+    assert "2 photographs, looking for: dog, yellow car" in said
+    assert re.search(r"0\.png", said)
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "weights of efficientsam3-stickers are part of the package"),
+        (["--photos", "no/such"], "there is no such folder"),
+        (["--photos", str(SCENES)], "no photographs"),
+        (["--photos", str(SCENES / "images"), "--concepts", ","], "names nothing"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(demo: ModuleType, arguments: list[str], words: str) -> None:
+    with pytest.raises(SystemExit, match=words):
+        demo.main(arguments)
