@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.decoder import Decoder, DotProductScoring
 from ..nn.detector import Detector
-from ..nn.layers import inverse_sigmoid
+from ..nn.layers import Mlp, inverse_sigmoid
 
 COMPARISON_GAIN = 1.5
+OUTSIDE = 12.0
+"""Of the last head: a cell a tenth of the image away from the box has exp(-3.4) of the weight."""
 
 
 @torch.no_grad()
@@ -20,6 +23,8 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
 
     - Queries start on a grid of boxes, not in a heap in the middle.
     - Boxes start at their references: the last layer of the box head is zero.
+    - Queries start by looking into their boxes: what lies outside is pushed down by the
+      box-relative bias, by each head further than by the one before.
     - Comparisons start wide apart: with torch's defaults all logits are within 0.1, and for
       hundreds of steps all that is learned is to spread them.
     """
@@ -30,11 +35,29 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
     last = decoder.bbox_embed.layers[-1]
     nn.init.zeros_(last.weight)  # type: ignore[arg-type]
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    for axis in (decoder.boxRPB_embed_x, decoder.boxRPB_embed_y):
+        look_inside(axis)
     scoring: DotProductScoring = net.part("scoring")
     for layer in (scoring.hs_proj, scoring.prompt_proj):
         nn.init.orthogonal_(layer.weight, COMPARISON_GAIN, generator=generator)
         nn.init.zeros_(layer.bias)
     return net
+
+
+@torch.no_grad()
+def look_inside(bias: Mlp) -> None:
+    """Make a bias of a cell's signed distances to two edges fall outside of them.
+
+    Of distances (a, b) to the near and the far edge, a < 0 is before the box and b > 0 behind
+    it: two hidden units measure that, the others start small.
+    """
+    first, last = (cast(nn.Linear, layer) for layer in bias.layers)
+    first.weight[:2] = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    first.bias[:2] = 0
+    heads = last.out_features
+    last.weight.mul_(0.1)
+    last.weight[:, :2] = -(OUTSIDE / heads * torch.arange(1, heads + 1))[:, None]
+    last.bias.zero_()
 
 
 def spread(count: int) -> Tensor:

@@ -45,3 +45,14 @@ def test_the_seed_decides() -> None:
     weights = [prepare(tiny_net()[1], seed).part("scoring").hs_proj.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_queries_look_into_their_boxes_at_first() -> None:
+    net = prepare(tiny_net()[1])
+    box = torch.tensor([[[0.5, 0.5, 0.5, 0.25]]])
+    with torch.no_grad():
+        bias = net.part("decoder").box_bias(box, (8, 8))[0, :, 1].unflatten(-1, (8, 8))
+    inside = bias[:, 3:5, 2:6]
+    for outside in (bias[:, :2], bias[:, 6:], bias[..., :1], bias[..., 7:]):
+        assert (outside.amax((1, 2)) < inside.amin((1, 2)) - 0.5).all()
+    assert (bias[-1, 0].max() < bias[0, 0].min()).all()  # the last head looks closest

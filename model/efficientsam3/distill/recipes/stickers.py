@@ -99,13 +99,16 @@ PROMPTS = PromptSettings(
 )
 
 CRITERION = GroundingLoss(
-    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0, padded_queries=32),
+    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0),
     many_on_aux=True,
 )
 """From scratch a decoder needs help that a released one does not: denoising, dense terms."""
 
 
-ENCODERS = {"trunk": 0.4, "text": 0.4}
+NAMED = ("trunk.", "neck.", "text.", "scoring.")
+"""What names are learned with."""
+
+ENCODERS = {"trunk": 0.5, "text": 0.5}
 """They know the names already."""
 
 
@@ -179,35 +182,37 @@ def names(run: Run) -> tuple[Task, LoopSettings]:
 
 
 def heads(run: Run) -> tuple[Task, LoopSettings]:
-    """Stage 3 on small images: a step takes less than half, and heads learn as much from it."""
+    """Stage 3 on what is new alone: gradients of heads that know nothing would spoil the rest."""
     o: Options = run.options
-    small = dataclasses.replace(o, resolution=o.resolution * 2 // 3)
-    config = teacher_config(small)
-    net = load(fresh(config, o.seed), run.weights("names"))
-    settings = quick(
+    config = teacher_config(o)
+    net = load(fresh(config, o.seed), run.weights("names"), NAMED)
+    return _whole(o, config, net), _head_settings(o)
+
+
+def _head_settings(o: Options) -> LoopSettings:
+    return quick(
         o,
-        steps=2500,
-        lr=3e-4,
-        min_lr=1e-4,
-        warmup=100,
-        ema=0.998,
-        scales=ENCODERS,
+        steps=1500,
+        lr=1e-3,
+        min_lr=3e-4,
+        warmup=50,
+        ema=0.995,
+        parts=("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1"),
         validate_every=500,
         picture_every=500,
     )
-    return _whole(small, config, net), settings
 
 
 def teacher(run: Run) -> tuple[Task, LoopSettings]:
-    """Stage 3 from there on."""
+    """Stage 3 on the whole."""
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("heads"))
     settings = quick(
         o,
         steps=4000,
-        lr=2e-4,
-        min_lr=5e-6,
+        lr=3e-4,
+        min_lr=1e-5,
         warmup=50,
         ema=0.998,
         scales=ENCODERS,
@@ -322,7 +327,7 @@ def alone(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 from there on."""
     o: Options = run.options
     config = student_config(o)
-    net = load(fresh(config, o.seed), run.weights("alone-names"))
+    net = load(fresh(config, o.seed), run.weights("alone-names"), NAMED)
     settings = quick(
         o,
         steps=2000,
@@ -374,7 +379,7 @@ RECIPE = Recipe(
     "a model for scenes of stickers: teacher, student, fine-tuned",
     (
         Stage("names", names, "the teacher's encoders learn the names of things"),
-        Stage("heads", heads, "the teacher learns to ground on small images"),
+        Stage("heads", heads, "the teacher's heads learn to ground"),
         Stage(
             "teacher",
             teacher,
