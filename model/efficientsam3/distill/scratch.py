@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..nn.decoder import Decoder, DotProductScoring
 from ..nn.detector import Detector
-from ..nn.layers import Mlp, inverse_sigmoid
+from ..nn.layers import inverse_sigmoid
 
 COMPARISON_GAIN = 1.5
-OUTSIDE = 12.0
-"""Of the last head: a cell a tenth of the image away from the box has exp(-3.4) of the weight."""
+FALL = 10.0
+"""A cell a tenth of the image away has exp(-2.8) of the weight, one a twentieth away exp(-1.6)."""
 
 
 @torch.no_grad()
@@ -23,8 +23,9 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
 
     - Queries start on a grid of boxes, not in a heap in the middle.
     - Boxes start at their references: the last layer of the box head is zero.
-    - Queries start by looking into their boxes: what lies outside is pushed down by the
-      box-relative bias, by each head further than by the one before.
+    - Queries start by looking at the edges of their boxes, each head at another one: what is
+      seen there says whether the edge has to move. The values that they gather know no
+      positions, so heads that all look alike can refine no box.
     - Comparisons start wide apart: with torch's defaults all logits are within 0.1, and for
       hundreds of steps all that is learned is to spread them.
     """
@@ -35,8 +36,7 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
     last = decoder.bbox_embed.layers[-1]
     nn.init.zeros_(last.weight)  # type: ignore[arg-type]
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    for axis in (decoder.boxRPB_embed_x, decoder.boxRPB_embed_y):
-        look_inside(axis)
+    look_at_edges(decoder)
     scoring: DotProductScoring = net.part("scoring")
     for layer in (scoring.hs_proj, scoring.prompt_proj):
         nn.init.orthogonal_(layer.weight, COMPARISON_GAIN, generator=generator)
@@ -45,19 +45,24 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
 
 
 @torch.no_grad()
-def look_inside(bias: Mlp) -> None:
-    """Make a bias of a cell's signed distances to two edges fall outside of them.
+def look_at_edges(decoder: Decoder) -> None:
+    """Set the box-relative bias: by turns, heads look at the left, right, top and bottom edge.
 
-    Of distances (a, b) to the near and the far edge, a < 0 is before the box and b > 0 behind
-    it: two hidden units measure that, the others start small.
+    Along the axis of its edge a head's bias falls with the distance to it, along the other
+    outside of the box.
     """
-    first, last = (cast(nn.Linear, layer) for layer in bias.layers)
-    first.weight[:2] = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
-    first.bias[:2] = 0
-    heads = last.out_features
-    last.weight.mul_(0.1)
-    last.weight[:, :2] = -(OUTSIDE / heads * torch.arange(1, heads + 1))[:, None]
-    last.bias.zero_()
+    for axis, mlp in enumerate((decoder.boxRPB_embed_x, decoder.boxRPB_embed_y)):
+        first, last = (cast(nn.Linear, layer) for layer in mlp.layers)
+        # Of a cell's signed distances (a, b) to the near and far edge, hidden units give how far
+        # it lies before and behind each: relu(-a), relu(b), relu(a), relu(-b).
+        first.weight[:4] = torch.tensor([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
+        first.bias[:4] = 0
+        outside, near, far = ([1.0, 1, 0, 0], [1.0, 0, 1, 0], [0.0, 1, 0, 1])
+        turns = [near, far, outside, outside] if axis == 0 else [outside, outside, near, far]
+        heads = last.out_features
+        last.weight.mul_(0.1)
+        last.weight[:, :4] = -FALL * torch.tensor([turns[h % 4] for h in range(heads)])
+        last.bias.zero_()
 
 
 def spread(count: int) -> Tensor:

@@ -47,12 +47,15 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_queries_look_into_their_boxes_at_first() -> None:
-    net = prepare(tiny_net()[1])
-    box = torch.tensor([[[0.5, 0.5, 0.5, 0.25]]])
+def test_queries_look_at_the_edges_of_their_boxes() -> None:
+    config, net = tiny_net(heads=4, width=32)
+    decoder = prepare(net).part("decoder")
+    box = torch.tensor([[[0.5, 0.5, 0.5, 0.25]]])  # columns 4 to 12 and rows 6 to 10 of 16
     with torch.no_grad():
-        bias = net.part("decoder").box_bias(box, (8, 8))[0, :, 1].unflatten(-1, (8, 8))
-    inside = bias[:, 3:5, 2:6]
-    for outside in (bias[:, :2], bias[:, 6:], bias[..., :1], bias[..., 7:]):
-        assert (outside.amax((1, 2)) < inside.amin((1, 2)) - 0.5).all()
-    assert (bias[-1, 0].max() < bias[0, 0].min()).all()  # the last head looks closest
+        bias = decoder.box_bias(box, (16, 16))[0, :, 1].unflatten(-1, (16, 16))
+    for head, (row, column) in enumerate(((8, 4), (8, 12), (6, 8), (10, 8))):
+        best = divmod(int(bias[head].argmax()), 16)
+        along = best[1] - column if head < 2 else best[0] - row
+        assert abs(along) <= 1
+        assert bias[head, row, column] > bias[head, 0, 0] + 2
+    assert config.heads == 4

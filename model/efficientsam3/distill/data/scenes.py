@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from ...scenes.compose import Scene, World
@@ -28,3 +30,14 @@ class SceneSource:
 
     def __call__(self, number: int) -> TrainingSample:
         return to_sample(self.world.scene(self.first + number))
+
+
+class Turns:
+    """Several streams of scenes by turns: one of each, then the next of each."""
+
+    def __init__(self, sources: Sequence[Callable[[int], TrainingSample]]) -> None:
+        self.sources = tuple(sources)
+
+    def __call__(self, number: int) -> TrainingSample:
+        turn, which = divmod(number, len(self.sources))
+        return self.sources[which](turn)

@@ -1,9 +1,9 @@
 """The embedded model, from scenes of stickers: the paper's stages, on two CPU cores in hours.
 
-A teacher with a small ViT learns from scratch ("names", "heads", "teacher"). A student's encoders
-are distilled from it ("image", "text", then "prompts": prompt in the loop), and the student is
-fine-tuned whole ("student"). For comparison the same student learns without a teacher
-("alone-names", "alone"), for as long as all of the student's stages took.
+A teacher with a small ViT learns from scratch: names ("names", "scales"), then to ground ("heads",
+"teacher"). A student's encoders are distilled from it ("image", "text", then "prompts": prompt in
+the loop), and the student is fine-tuned whole ("student"). For comparison the same student learns
+without a teacher ("alone-names", "alone"), for as long as all of the student's stages took.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..align import AlignBatches, AlignTask
 from ..collate import BY_EXAMPLE, Collator, PromptSettings
 from ..data.batches import Made
 from ..data.sample import TrainingSample
-from ..data.scenes import SceneSource
+from ..data.scenes import SceneSource, Turns
 from ..grounding import GroundingLoss
 from ..losses import LossWeights
 from ..merge import save_whole
@@ -105,6 +105,9 @@ CRITERION = GroundingLoss(
 """From scratch a decoder needs help that a released one does not: denoising, dense terms."""
 
 
+SIZES = (0, 1, 2, 3, 4, 5)
+"""Things a side of an image; 0: as scenes have them."""
+
 NAMED = ("trunk.", "neck.", "text.", "scoring.")
 """What names are learned with."""
 
@@ -177,15 +180,26 @@ def quick(o: Options, **changes: Any) -> LoopSettings:
 
 
 def names(run: Run) -> tuple[Task, LoopSettings]:
-    """Image and text encoder learn which name goes with what."""
-    return _names(run.options, teacher_config(run.options))
+    """Image and text encoder learn which name goes with what, on things of one size."""
+    o: Options = run.options
+    return _names(o, teacher_config(o), (3,)), quick(
+        o, steps=2600, lr=5e-4, min_lr=1e-5, warmup=100, validate_every=250
+    )
+
+
+def scales(run: Run) -> tuple[Task, LoopSettings]:
+    """The same on things of all sizes, alone, in crowds and behind each other."""
+    o: Options = run.options
+    return _names(o, teacher_config(o), SIZES, run.weights("names")), quick(
+        o, steps=12000, lr=4e-4, min_lr=1e-5, warmup=50, ema=0.998, validate_every=500
+    )
 
 
 def heads(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 on what is new alone: gradients of heads that know nothing would spoil the rest."""
     o: Options = run.options
     config = teacher_config(o)
-    net = load(fresh(config, o.seed), run.weights("names"), NAMED)
+    net = load(fresh(config, o.seed), run.weights("scales"), NAMED)
     return _whole(o, config, net), _head_settings(o)
 
 
@@ -319,8 +333,10 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
 
 def alone_names(run: Run) -> tuple[Task, LoopSettings]:
     """Its encoders learn names as the teacher's did."""
-    task, settings = _names(run.options, student_config(run.options))
-    return task, dataclasses.replace(settings, steps=2000)
+    o: Options = run.options
+    return _names(o, student_config(o), SIZES), quick(
+        o, steps=2000, lr=5e-4, min_lr=1e-5, warmup=100, ema=0.998, validate_every=500
+    )
 
 
 def alone(run: Run) -> tuple[Task, LoopSettings]:
@@ -341,14 +357,23 @@ def alone(run: Run) -> tuple[Task, LoopSettings]:
     return _whole(o, config, net), settings
 
 
-def _names(o: Options, config: ModelConfig) -> tuple[Task, LoopSettings]:
-    training = world(o, tiles=3)
-    make = AlignBatches(config, SceneSource(training), 8, training.pool, 160)
-    held = AlignBatches(config, SceneSource(world(o, "seen", tiles=3)), 32, training.pool, 160)
-    checked = [held(0, np.random.default_rng(o.seed))]
-    task = AlignTask(fresh(config, o.seed), make, held_out=checked, seed=o.seed)
-    settings = quick(o, steps=4000, lr=2e-4, min_lr=1e-5, warmup=100, validate_every=250)
-    return task, settings
+def _names(
+    o: Options, config: ModelConfig, sizes: tuple[int, ...], start: Path | None = None
+) -> Task:
+    net = fresh(config, o.seed)
+    if start is not None:
+        load(net, start)
+    few = dataclasses.replace(o, grounds=o.grounds // len(sizes))
+    worlds = [world(few, tiles=n) for n in sizes]
+    names, draw = worlds[0].pool, Turns([SceneSource(w) for w in worlds])
+    checked = Turns([SceneSource(world(o, "seen", tiles=n)) for n in sizes])
+    held = AlignBatches(config, checked, 48, names, 160)
+    return AlignTask(
+        net,
+        AlignBatches(config, draw, o.batch, names, 160),
+        held_out=[held(0, np.random.default_rng(o.seed))],
+        seed=o.seed,
+    )
 
 
 def _whole(o: Options, config: ModelConfig, net: Detector) -> Task:
@@ -379,6 +404,7 @@ RECIPE = Recipe(
     "a model for scenes of stickers: teacher, student, fine-tuned",
     (
         Stage("names", names, "the teacher's encoders learn the names of things"),
+        Stage("scales", scales, "and to name them at all sizes"),
         Stage("heads", heads, "the teacher's heads learn to ground"),
         Stage(
             "teacher",

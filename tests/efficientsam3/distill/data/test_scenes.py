@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from efficientsam3.distill.data.scenes import SceneSource, to_sample
+from efficientsam3.distill.data.scenes import SceneSource, Turns, to_sample
 from efficientsam3.scenes.compose import World
 from efficientsam3.scenes.concepts import SPLITS
 
@@ -55,3 +55,11 @@ def test_numbers_begin_at_the_first_seed(world: World) -> None:
 def test_workers_get_it(world: World) -> None:
     there = pickle.loads(pickle.dumps(SceneSource(world)))
     np.testing.assert_array_equal(there(4).image, SceneSource(world)(4).image)
+
+
+def test_worlds_take_turns(world: World) -> None:
+    tiled = SceneSource(World(world.art, SPLITS["train"], 64, tiles=2, grounds=2))
+    both = Turns([SceneSource(world), tiled])
+    for number in range(3):
+        assert np.array_equal(both(2 * number).image, SceneSource(world)(number).image)
+        assert np.array_equal(both(2 * number + 1).image, tiled(number).image)

@@ -1,0 +1,61 @@
+"""The recipe of the embedded model, all stages, a step each, on art of our own making."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import efficientsam3 as es3
+from efficientsam3.distill.recipe import Asked, find_recipe, run_recipe
+from efficientsam3.distill.recipes import stickers
+from efficientsam3.distill.recipes.stickers import Options, student_config, teacher_config
+from efficientsam3.scenes.art import Art
+
+from ...scenes.conftest import bake
+
+pytest.importorskip("skimage")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture
+def art(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Art:
+    monkeypatch.setenv("EFFICIENTSAM3_CACHE", str(tmp_path / "cache"))
+    return bake(tmp_path / "cache" / "scenes")
+
+
+def test_it_is_about_things_of_its_subgroups(art: Art) -> None:
+    names = stickers.things(art, "train")
+    assert names and set(names) <= set(art.names("seen"))
+    assert all(art.concepts[n].subgroup.startswith(stickers.SUBGROUPS) for n in names)
+
+
+def test_phrases_are_all_that_scenes_ask(art: Art) -> None:
+    o = Options(resolution=84, grounds=2)
+    said = set(stickers.phrases(o))
+    draw = stickers.scenes(o, "train")
+    asked = {q.phrase for n in range(20) for q in draw(n).queries if q.objects}
+    assert asked and asked <= said
+
+
+def test_teacher_and_student_share_their_heads() -> None:
+    teacher, student = teacher_config(Options()), student_config(Options())
+    same = dataclasses.replace(student, vision=teacher.vision, text=teacher.text)
+    assert same == teacher
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_leaves_models(art: Art, tmp_path: Path) -> None:
+    recipe = find_recipe("stickers")
+    words = {"resolution": "84", "batch": "2", "held_out": "1", "grounds": "12"}
+    record = run_recipe(recipe, tmp_path / "run", Asked(steps=1, words=words))
+    assert [name for name, entry in record["stages"].items() if entry["done"]] == [
+        stage.name for stage in recipe.stages
+    ]
+    image = np.zeros((60, 80, 3), np.uint8)
+    for stage in ("teacher", "student", "alone"):
+        model = es3.load(str(tmp_path / "run" / stage / "model"), device="cpu")
+        assert model.abilities == {"concepts", "exemplars", "masks"}
+        assert model.segment(image, ["dog"]).size == (60, 80)
