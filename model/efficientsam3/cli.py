@@ -26,6 +26,7 @@ from . import __version__
 from .distill.cli import distill
 from .errors import EfficientSam3Error
 from .evaluate.cli import evaluate
+from .options import Dtype, Speed
 from .scenes.cli import app as scenes
 from .variants import EMBEDDED, VARIANTS, Packaged, Variant, find_variant, list_models
 
@@ -70,17 +71,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Speed(str, Enum):
-    exact = "exact"
-    fast = "fast"
-
-
-class Dtype(str, Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 class Layout(str, Enum):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..options import Dtype, Speed
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -39,17 +41,6 @@ class Prompt(str, Enum):
 class Overlap(str, Enum):
     mask = "mask"
     box = "box"
-
-
-class Speed(str, Enum):
-    exact = "exact"
-    fast = "fast"
-
-
-class Dtype(str, Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 def evaluate(

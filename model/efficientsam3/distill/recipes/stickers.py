@@ -176,6 +176,12 @@ def quick(o: Options, **changes: Any) -> LoopSettings:
     return LoopSettings(**{**shared, **changes})
 
 
+def watched(o: Options, **changes: Any) -> LoopSettings:
+    """Of the stages that ground: averaged weights, figures and pictures as they learn."""
+    shared = {"warmup": 50, "ema": 0.998, "validate_every": 500, "picture_every": 500}
+    return quick(o, **{**shared, **changes})
+
+
 # The teacher ----------------------------------------------------------------------------------
 
 
@@ -200,21 +206,9 @@ def heads(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("scales"), NAMED)
-    return _whole(o, config, net), _head_settings(o)
-
-
-def _head_settings(o: Options) -> LoopSettings:
-    return quick(
-        o,
-        steps=1500,
-        lr=1e-3,
-        min_lr=3e-4,
-        warmup=50,
-        ema=0.995,
-        parts=("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1"),
-        validate_every=500,
-        picture_every=500,
-    )
+    parts = ("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1")
+    settings = watched(o, steps=1500, lr=1e-3, min_lr=3e-4, ema=0.995, parts=parts)
+    return _whole(o, config, net), settings
 
 
 def teacher(run: Run) -> tuple[Task, LoopSettings]:
@@ -222,17 +216,7 @@ def teacher(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("heads"))
-    settings = quick(
-        o,
-        steps=4000,
-        lr=3e-4,
-        min_lr=1e-5,
-        warmup=50,
-        ema=0.998,
-        scales=ENCODERS,
-        validate_every=500,
-        picture_every=500,
-    )
+    settings = watched(o, steps=4000, lr=3e-4, min_lr=1e-5, scales=ENCODERS)
     return _whole(o, config, net), settings
 
 
@@ -314,17 +298,7 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 on the student."""
     o: Options = run.options
     net = load(student(run), run.weights("prompts"), ("trunk.",))
-    settings = quick(
-        o,
-        steps=1500,
-        lr=2e-4,
-        min_lr=5e-6,
-        warmup=50,
-        ema=0.998,
-        scales=ENCODERS,
-        validate_every=500,
-        picture_every=500,
-    )
+    settings = watched(o, steps=1500, lr=2e-4, min_lr=5e-6, scales=ENCODERS)
     return _whole(o, student_config(o), net), settings
 
 
@@ -344,16 +318,7 @@ def alone(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = student_config(o)
     net = load(fresh(config, o.seed), run.weights("alone-names"), NAMED)
-    settings = quick(
-        o,
-        steps=2000,
-        lr=4e-4,
-        min_lr=1e-5,
-        warmup=100,
-        ema=0.998,
-        validate_every=500,
-        picture_every=500,
-    )
+    settings = watched(o, steps=2000, lr=4e-4, min_lr=1e-5)
     return _whole(o, config, net), settings
 
 
