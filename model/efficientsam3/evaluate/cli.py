@@ -182,8 +182,8 @@ def evaluate(
                 text,
                 context,
                 device,
-                cli.Dtype(dtype.value) if dtype else None,
-                cli.Speed(speed.value),
+                Dtype(dtype.value) if dtype else None,
+                Speed(speed.value),
             )
         try:
             with _bar(name) as progress:
