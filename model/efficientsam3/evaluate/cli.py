@@ -182,8 +182,8 @@ def evaluate(
                 text,
                 context,
                 device,
-                Dtype(dtype.value) if dtype else None,
-                Speed(speed.value),
+                dtype,
+                speed,
             )
         try:
             with _bar(name) as progress:
