@@ -21,11 +21,15 @@ from .variants import list_models
 if TYPE_CHECKING:
     from .image import EncodedImage, Grounding, ImageModel, load
     from .types import Instances
+    from .video.concepts import ConceptTracker, TrackedFrame
+    from .video.settings import TrackSettings
+    from .video.track import track
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "ConceptTracker",
     "EfficientSam3Error",
     "EncodedImage",
     "Grounding",
@@ -34,19 +38,26 @@ __all__ = [
     "Instances",
     "MissingAbilityError",
     "PromptError",
+    "TrackSettings",
+    "TrackedFrame",
     "WeightsNotFoundError",
     "__version__",
     "list_models",
     "load",
+    "track",
 ]
 
 # Torch takes seconds to import, and the command line's help needs none of it.
 _LATER = {
+    "ConceptTracker": "video.concepts",
     "EncodedImage": "image",
     "Grounding": "image",
     "ImageModel": "image",
     "Instances": "types",
+    "TrackSettings": "video.settings",
+    "TrackedFrame": "video.concepts",
     "load": "image",
+    "track": "video.track",
 }
 
 

@@ -1,0 +1,1 @@
+"""Video: frames in, instances with lasting identities out."""

@@ -1,0 +1,102 @@
+"""Detections without a model: what each frame shows is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from efficientsam3.types import Array, BitPatch, Instances, LogitPatch, Patch, join
+from efficientsam3.video.frames import Frame
+
+SIZE = (60, 80)
+
+
+def disc(y: float, x: float, r: float, size: tuple[int, int] = SIZE) -> Array:
+    """A mask, (H, W) bool."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= r**2
+
+
+def block(y: int, x: int, high: int, wide: int, size: tuple[int, int] = SIZE) -> Array:
+    mask = np.zeros(size, bool)
+    mask[max(y, 0) : max(y + high, 0), max(x, 0) : max(x + wide, 0)] = True
+    return mask
+
+
+def instances(
+    masks: Sequence[Array],
+    labels: Sequence[str] | str = "thing",
+    scores: Sequence[float] | float = 0.9,
+    *,
+    size: tuple[int, int] | None = None,
+    logits: bool = False,
+    boxes_only: bool = False,
+) -> Instances:
+    """Instances of masks (H, W) bool. logits: as a model gives them, on a grid of their own."""
+    n = len(masks)
+    size = size or (masks[0].shape if n else SIZE)
+    patches: list[Patch] = [
+        LogitPatch.cut(np.where(m, 4.0, -4.0)) if logits else BitPatch.cut(m) for m in masks
+    ]
+    names = [labels] * n if isinstance(labels, str) else list(labels)
+    values = np.broadcast_to(np.asarray(scores, np.float32), (n,)).copy()
+    return Instances(
+        boxes=np.array([p.crop(size)[1] for p in patches], np.float32).reshape(n, 4),
+        scores=values,
+        presence=values,
+        labels=names,
+        size=size,
+        patches=None if boxes_only else patches,
+        concepts=tuple(dict.fromkeys(names)),
+    )
+
+
+class ScriptedModel:
+    """Finds what ``script(index)`` says; an image's index is the value of its first pixel.
+
+    asked: (index, concepts, boxes) of each question, in order.
+    """
+
+    name = "scripted"
+    abilities = frozenset({"concepts", "exemplars", "masks"})
+
+    def __init__(self, script: Callable[[int], Instances]) -> None:
+        self.script = script
+        self.asked: list[tuple[int, Any, Any]] = []
+        self.read: list[int] = []
+
+    def encode(self, image: Array) -> Any:
+        index = int(image.reshape(-1)[0]) + 256 * int(image.reshape(-1)[1])
+        self.read.append(index)
+        return SimpleNamespace(size=image.shape[:2], index=index)
+
+    def segment(
+        self,
+        image: Any,
+        concepts: Any = None,
+        *,
+        boxes: Any = None,
+        box_labels: Any = None,
+        threshold: float = 0.5,
+        nms: float | None = None,
+    ) -> Instances:
+        self.asked.append((image.index, concepts, boxes))
+        found = self.script(image.index)
+        if concepts is None:
+            return found[[label == "visual" for label in found.labels]]
+        names = [concepts] if isinstance(concepts, str) else concepts
+        parts = [found[np.array([n == c for n in found.labels], bool)] for c in names]
+        return join(parts).above(threshold)
+
+
+def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Frame]:
+    """Frames whose first pixel says which they are."""
+    out = []
+    for index in range(first, first + count):
+        image = np.zeros((*size, 3), np.uint8)
+        image[0, 0, :2] = index % 256, index // 256
+        out.append(Frame(index, index / 10, image))
+    return out

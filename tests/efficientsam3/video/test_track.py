@@ -1,0 +1,138 @@
+"""Concepts through a stream, with scripted detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import efficientsam3 as es3
+from efficientsam3.types import Instances
+from efficientsam3.video.concepts import ConceptTracker
+from efficientsam3.video.frames import Frame
+from efficientsam3.video.settings import TrackError
+
+from .scripted import ScriptedModel, block, disc, frames, instances
+
+
+def two_cats_and_a_dog(t: int) -> Instances:
+    masks = [disc(15, 10 + 2 * t, 6), disc(45, 60 - 2 * t, 6), block(25, 30 + t, 8, 12)]
+    return instances(masks, ["cat", "cat", "dog"], [0.9, 0.8, 0.7])
+
+
+def test_identities_are_unique_over_concepts() -> None:
+    model = ScriptedModel(two_cats_and_a_dog)
+    out = list(es3.track(model, frames(5), ["cat", "dog"], tracker="masks"))
+    assert [f.index for f in out] == [0, 1, 2, 3, 4]
+    assert [f.time for f in out] == [0, 0.1, 0.2, 0.3, 0.4]
+    for f in out:
+        assert f.instances.track_ids.tolist() == [0, 1, 2]
+        assert f.instances.labels == ["cat", "cat", "dog"]
+        assert f.image is None
+        assert np.array_equal(f.instances.masks, two_cats_and_a_dog(f.index).masks)
+
+
+def test_frames_are_read_as_results_are() -> None:
+    """An endless source, and no frame more than what is asked."""
+    read = []
+
+    def camera() -> Iterator[Frame]:
+        for frame in iter(lambda: frames(1, first=len(read))[0], None):
+            read.append(frame.index)
+            yield frame
+
+    stream = es3.track(ScriptedModel(two_cats_and_a_dog), camera(), "cat", tracker="masks")
+    assert read == []
+    for expected in range(3):
+        assert next(stream).index == expected
+        assert read == list(range(expected + 1))
+
+
+def test_the_detector_runs_on_every_nth_frame() -> None:
+    model = ScriptedModel(two_cats_and_a_dog)
+    out = list(es3.track(model, frames(10), ["cat"], tracker="masks", every=3))
+    assert model.read == [0, 3, 6, 9]
+    assert len(out) == 10
+    for f in out[4:]:
+        assert f.instances.track_ids.tolist() == [0, 1]
+        true = two_cats_and_a_dog(f.index).masks[:2]
+        assert (f.instances.masks & true).sum() > 0.7 * true.sum()
+
+
+def test_images_are_given_where_asked_for() -> None:
+    clip = frames(2)
+    model = ScriptedModel(two_cats_and_a_dog)
+    out = list(es3.track(model, clip, "dog", tracker="masks", keep_images=True))
+    assert all(np.array_equal(f.image, c.image) for f, c in zip(out, clip, strict=True))
+
+
+def test_a_concept_without_detections_and_an_empty_clip() -> None:
+    model = ScriptedModel(two_cats_and_a_dog)
+    out = list(es3.track(model, frames(3), ["unicorn"], tracker="masks"))
+    assert [len(f.instances) for f in out] == [0, 0, 0]
+    assert out[0].instances.track_ids.shape == (0,)
+    assert out[0].instances.size == (60, 80)
+    assert list(es3.track(model, [], ["cat"], tracker="masks")) == []
+
+
+def test_concepts_come_and_go_in_mid_stream() -> None:
+    follower = ConceptTracker(ScriptedModel(two_cats_and_a_dog), "cat", tracker="masks", every=4)
+    clip = frames(8)
+    assert follower.step(clip[0])[0].instances.track_ids.tolist() == [0, 1]
+    follower.add_concept("dog")
+    (second,) = follower.step(clip[1])  # at once, though the fourth frame is not yet there
+    assert second.instances.track_ids.tolist() == [0, 1, 2]
+    follower.remove_concept("cat")
+    follower.remove_object(2)
+    assert follower.ids == []
+    (third,) = follower.step(clip[2])
+    assert len(third.instances) == 0
+    assert follower.concepts == ("dog",)
+    with pytest.raises(es3.PromptError, match="'cat' is not followed; concepts are dog"):
+        follower.remove_concept("cat")
+
+
+def test_exemplars_are_asked_on_their_frame() -> None:
+    model = ScriptedModel(two_cats_and_a_dog)
+    follower = ConceptTracker(model, ["cat", "dog"], tracker="masks")
+    follower.add_exemplars([[0, 0, 9, 9]], concept="cat", frame=2)
+    for frame in frames(4):
+        assert follower.step(frame)[0].instances.track_ids.tolist() == [0, 1, 2]
+    assert [(i, c) for i, c, boxes in model.asked if boxes is not None] == [(2, "cat")]
+    assert (2, ["dog"], None) in model.asked
+    with pytest.raises(TrackError, match="frame 1 has passed"):
+        follower.add_exemplars([[0, 0, 9, 9]], frame=1)
+
+
+def test_detections_of_another_detector() -> None:
+    model = ScriptedModel(lambda _: instances([]))
+    follower = ConceptTracker(model, tracker="masks")
+    for t, frame in enumerate(frames(3)):
+        (out,) = follower.step(frame, two_cats_and_a_dog(t))
+        assert out.instances.track_ids.tolist() == [0, 1, 2]
+    assert model.read == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"tracker": "box"}, TrackError, "tracker is 'auto', 'memory', 'masks'; got 'box'"),
+        ({"every": 0}, TrackError, "every is a whole number of frames from 1; got 0"),
+        ({"threshold": 2.0}, TrackError, "detection is between 0 and 1; got 2"),
+        ({"tracker": "memory"}, es3.MissingAbilityError, "no video memory"),
+        ({"concepts": None}, es3.PromptError, "nothing to follow"),
+        ({"concepts": ["a", "b"], "boxes": [[0, 0, 5, 5]]}, es3.PromptError, "boxes show one"),
+    ],
+)
+def test_mistakes_are_told_before_a_frame_is_read(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    def source() -> Iterator[Frame]:
+        raise RuntimeError("read")
+        yield
+
+    options = {"concepts": ["cat"], **options}
+    with pytest.raises(error, match=words):
+        es3.track(ScriptedModel(two_cats_and_a_dog), source(), **options)
