@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
-  demo) extras="fiftyone" ;;
-  test) extras="dev,fiftyone,scenes,supervision,train" ;;
+  demo) extras="fiftyone,video" ;;
+  test) extras="dev,fiftyone,scenes,supervision,train,video" ;;
   *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
 esac
 profile=$1

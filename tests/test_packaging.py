@@ -158,7 +158,8 @@ def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> Non
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("License-File", [])) == {"LICENSE", "NOTICE"}
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("fiftyone", "supervision", "ultralytics", "train", "scenes", "export", "dev", "all"),
+        *("fiftyone", "supervision", "ultralytics", "video", "train", "scenes", "export"),
+        *("dev", "all"),
     }
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert "efficientsam3 = efficientsam3.cli:app" in scripts
@@ -188,7 +189,11 @@ def third_party(folder: Path) -> set[str]:
 
 
 # What is imported from these folders comes with an extra of its own.
-EXTRAS = {"model/efficientsam3/distill": "train", "model/efficientsam3/scenes": "scenes"}
+EXTRAS = {
+    "model/efficientsam3/distill": "train",
+    "model/efficientsam3/scenes": "scenes",
+    "model/efficientsam3/video": "video",
+}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,233 @@
+"""Videos, addresses and cameras by PyAV."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import MissingAbilityError
+from .errors import VideoError
+from .frames import Pixels, VideoInfo, Waiting
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+Tell = Callable[[str, int], None]
+Frames = Generator["VideoFrame", None, None]
+
+PATIENCE = 15.0
+"""Seconds without an answer after which an address counts as dead."""
+SLACK = 0.25
+"""Seconds by which a file may end before the time that it gives, as many do that are whole."""
+GRABBERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+
+
+def need_av() -> Any:
+    """The module, or the sentence on how to get it."""
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingAbilityError(
+            "video files are read and written by PyAV, which is not installed: "
+            "pip install 'efficientsam3[video]'. Folders and lists of images work without it."
+        ) from error
+    return av
+
+
+def open_video(name: str, tell: Tell, *, live: bool = False) -> tuple[VideoInfo, Iterator[Waiting]]:
+    """A file or an address, opened and its first frame decoded.
+
+    Raises:
+        VideoError: it is no video, or holds none.
+    """
+    av = need_av()
+    try:
+        container = av.open(name, timeout=PATIENCE if live else None)
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(_no_video(name, error)) from error
+    if container.format.name == "tty":  # to FFmpeg, text is a film of a terminal
+        container.close()
+        raise VideoError(f"{name} cannot be read as a video: it is a text")
+    return _start(container, name if live else Path(name).name, tell, live)
+
+
+def open_camera(number: int, tell: Tell) -> tuple[VideoInfo, Iterator[Waiting]]:
+    """The camera of a number, as the system counts them."""
+    av = need_av()
+    grabber = GRABBERS.get(sys.platform, "v4l2")
+    device = {"v4l2": f"/dev/video{number}", "dshow": f"video={number}"}.get(grabber, str(number))
+    try:
+        container = av.open(device, format=grabber, timeout=PATIENCE)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(
+            f"camera {number} ({device}) cannot be opened: {_reason(error)}. Is it there, and free?"
+        ) from error
+    return _start(container, f"camera {number}", tell, True)
+
+
+def _no_video(name: str, error: Exception) -> str:
+    sentence = f"{name} cannot be read as a video: {_reason(error)}"
+    if name.lower().endswith((".mp4", ".mov", ".m4v")) and "moov" not in sentence:
+        sentence += (
+            ". An MP4 file that was not finished lacks its index, without which its frames "
+            "cannot be found"
+        )
+    return sentence
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _start(
+    container: InputContainer, name: str, tell: Tell, live: bool
+) -> tuple[VideoInfo, Iterator[Waiting]]:
+    if not container.streams.video:
+        contents = _contents(container)
+        container.close()
+        raise VideoError(f"{name} has no pictures in it: {contents}")
+    stream = container.streams.video[0]
+    fraction = stream.average_rate or stream.guessed_rate
+    rate = float(fraction) if fraction else None
+    promised = None if live else _promised(container, stream, rate)
+    frames = _decode(container, stream, name, tell, live)
+    # The first frame knows how it is turned, which the container does not tell.
+    first = next(frames, None)
+    info = VideoInfo(
+        name,
+        frames=promised,
+        rate=rate,
+        size=None if first is None else _size(first),
+        live=live,
+    )
+    return info, _waiting(first, frames)
+
+
+def _contents(container: InputContainer) -> str:
+    kinds = sorted({stream.type for stream in container.streams})
+    return f"only {', '.join(kinds)}" if kinds else "no stream at all"
+
+
+def _waiting(first: VideoFrame | None, frames: Frames) -> Iterator[Waiting]:
+    try:
+        zero = None if first is None else first.time
+        frame, index = first, 0
+        while frame is not None:
+            time = None if frame.time is None or zero is None else frame.time - zero
+            yield Waiting(index, time, lambda frame=frame: _pixels(frame))  # type: ignore[misc]
+            frame, index = next(frames, None), index + 1
+    finally:
+        frames.close()  # and the file with it
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, name: str, tell: Tell, live: bool
+) -> Frames:
+    """Frames in order of display. What is damaged is passed over, and told of at the end."""
+    errors = need_av().error.FFmpegError
+    given, dropped, end, damage = 0, 0, 0.0, list[str]()
+    with container:
+        for packet in _packets(container, stream, damage):
+            # Some frames are in the file to be decoded and not shown: its edit list says so.
+            dropped += packet is not None and packet.size > 0 and packet.is_discard
+            try:
+                frames = stream.decode(packet)
+            except errors as error:
+                damage.append(_reason(error))
+                continue
+            for frame in frames:
+                given, end = given + 1, _end(frame)
+                yield frame
+        missing = 0 if live else (stream.frames or 0) - dropped - given
+        duration = None if live or stream.frames else _duration(container, stream)
+    if missing > 0:
+        damage.append(f"{given} of {given + missing} frames decode")
+    elif duration is not None and end < duration - max(SLACK, duration / 100):
+        damage.append(f"it ends after {end:.1f} of {duration:.1f} seconds")
+    if damage:
+        causes = "; ".join(dict.fromkeys(damage))
+        tell(
+            f"{name} is cut short or damaged: {causes}. The {given} frames that decode are kept",
+            max(missing, len(damage)),
+        )
+
+
+def _packets(
+    container: InputContainer, stream: VideoStream, damage: list[str]
+) -> Iterator[Packet[VideoStream] | None]:
+    """What the decoder reads, last of all None, for frames that it still holds."""
+    errors = need_av().error.FFmpegError
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except errors as error:
+            damage.append(_reason(error))
+            packet = None
+        yield packet
+        # An empty packet is PyAV's own sign of the end.
+        if packet is None or not packet.size:
+            return
+
+
+def _end(frame: VideoFrame) -> float:
+    """When the next frame is due, in seconds."""
+    if frame.time is None or frame.time_base is None:
+        return 0.0
+    return frame.time + float((frame.duration or 0) * frame.time_base)
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """Seconds that the pictures should last, None where only the sound's length is known."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return container.duration / 1e6
+    return None
+
+
+def _promised(container: InputContainer, stream: VideoStream, rate: float | None) -> int | None:
+    """How many frames the container says it has."""
+    if stream.frames:
+        return stream.frames
+    duration = _duration(container, stream)
+    return round(duration * rate) if duration and rate else None
+
+
+# One frame ------------------------------------------------------------------------------------
+
+
+def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to swap rows and columns, and then to flip rows and columns, to show it upright.
+
+    A phone's sensor is fixed; how the phone was held stands in the file as a matrix that takes
+    columns and rows of the picture to those of the screen.
+    """
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(data), np.int32)[:9].reshape(3, 3).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, d < 0, a < 0
+    return True, b < 0, c < 0
+
+
+def _size(frame: VideoFrame) -> tuple[int, int]:
+    return (frame.width, frame.height) if _turn(frame)[0] else (frame.height, frame.width)
+
+
+def _pixels(frame: VideoFrame) -> Pixels:
+    """(H, W, 3) uint8 RGB, upright."""
+    image = frame.to_ndarray(format="rgb24")
+    swap, rows, columns = _turn(frame)
+    if swap:
+        image = image.transpose(1, 0, 2)
+    if rows or columns:
+        image = image[:: -1 if rows else 1, :: -1 if columns else 1]
+    return np.ascontiguousarray(image)
