@@ -1,5 +1,48 @@
-"""EfficientSAM3's instances as `supervision.Detections` and as Ultralytics results.
+"""EfficientSAM3 in Supervision: concepts, masks and identities as `supervision.Detections`.
 
-To come: detections with masks and presence scores, tracking, and labelled datasets in YOLO's
-format. The conversions will be plain functions on `efficientsam3.Instances`.
+>>> import efficientsam3 as es3
+>>> from supervision_adapters import ConceptDetector
+>>> detector = ConceptDetector(es3.load("efficientsam3-tinyvit-11m"), ["person", "bus"])
+>>> detections = detector.predict("street.jpg")
+
+Ultralytics is in `supervision_adapters.ultralytics`, the plugin of McByte in
+`supervision_adapters.mcbyte`. Nothing of Supervision, Ultralytics or trackers is imported before
+it is used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .detections import from_detections, to_detections
+    from .detector import ConceptDetector
+    from .errors import AdapterError, MissingPackageError
+
+__all__ = [
+    "AdapterError",
+    "ConceptDetector",
+    "MissingPackageError",
+    "from_detections",
+    "to_detections",
+]
+
+_LATER = {
+    "AdapterError": "errors",
+    "ConceptDetector": "detector",
+    "MissingPackageError": "errors",
+    "from_detections": "detections",
+    "to_detections": "detections",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
