@@ -246,7 +246,7 @@ class ImageModel:
             )
         if mask_input is not None:
             raise PromptError("mask_input goes with points alone, not with concepts or exemplars")
-        self._need("concepts" if boxes is None and points is None else "exemplars")
+        self.require("concepts" if boxes is None and points is None else "exemplars")
         if not 0 <= threshold <= 1:
             raise PromptError(f"threshold is between 0 and 1; got {threshold}")
         if nms is not None and not 0 <= nms <= 1:
@@ -295,7 +295,7 @@ class ImageModel:
             boxes: (B, K, 4) cxcywh in [0, 1]; box_labels: (B, K), all 1 if omitted.
             points: (B, K, 2) xy in [0, 1]; point_labels: (B, K), all 1 if omitted.
         """
-        self._need("concepts")
+        self.require("concepts")
         c = self.config
         if pixels.ndim != 4 or pixels.shape[1:] != (3, c.resolution, c.resolution):
             raise PromptError(
@@ -385,7 +385,7 @@ class ImageModel:
                     kept, masks = kept[best], masks[best]
                 patches = [LogitPatch.cut(m) for m in masks.cpu().numpy()]
         elif nms is not None:
-            self._need("masks")
+            self.require("masks")
         probability = float(presence)
         return Instances(
             boxes=_to_pixels(answer.boxes[row, kept], image.size),
@@ -424,7 +424,7 @@ class ImageModel:
             Instances in the order of the prompts. ``scores`` are predicted IoU, ``presence``
             the probability that there is an object at all, ``boxes`` those of the masks.
         """
-        self._need("interactive")
+        self.require("interactive")
         check_labelled(point_labels, points, "point_labels", "points")
         encoded = self.encode(image)
         xy, labels, earlier = self._clicks(encoded.size, boxes, points, point_labels, masks)
@@ -502,7 +502,8 @@ class ImageModel:
             earlier,
         )
 
-    def _need(self, ability: str) -> None:
+    def require(self, ability: str) -> None:
+        """Raise MissingAbilityError, which says the way out, unless ``ability`` is there."""
         if ability in self.abilities:
             return
         lost = [weights.MEANING[p] for p in ABILITIES[ability] if p not in self.config.parts]

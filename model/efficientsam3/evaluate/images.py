@@ -132,7 +132,7 @@ def _need_abilities(model: ImageModel, prompt: str, iou: str) -> None:
     """Say before hours of work what the model cannot do."""
     needed = {"text": "concepts", "exemplar": "exemplars", "box": "interactive"}[prompt]
     if needed not in model.abilities:
-        model._need(needed)
+        model.require(needed)
     if iou == "mask" and prompt != "box" and "masks" not in model.abilities:
         raise PredictionError(
             f"{model.name} has no mask head; compare boxes instead (--iou box, iou='box')"

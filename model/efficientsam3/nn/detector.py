@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .decoder import Decoded
 from .geometry import Exemplars
-from .interactive import InteractiveFeatures
+from .interactive import InteractiveFeatures, InteractiveHead
 from .layers import cast
 from .masks import FoldedMaskHead
+from .memory import Memory
 from .neck import FoldedLevel, Neck
 from .positions import encode_grid
 from .student import StudentTrunk
@@ -48,6 +49,7 @@ class ImageFeatures:
     bare_prompt: Tensor | None = None
     mask_features: list[Tensor] | None = field(default=None, repr=False)
     interactive: InteractiveFeatures | None = field(default=None, repr=False)
+    frame: InteractiveFeatures | None = field(default=None, repr=False)
 
     def take(self, rows: Tensor) -> ImageFeatures:
         """Tokens for one prompt each: image ``rows[i]`` for prompt i. rows: (P,).
@@ -138,9 +140,10 @@ class Detector(nn.Module):
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:
         return self.part("neck")(encoded, (1, 0))
 
-    def _interactive_features(self, encoded: Tensor) -> InteractiveFeatures:
+    def read_frame(self, encoded: Tensor) -> InteractiveFeatures:
+        """The image encoder's map (1, C, h, w) -> what the tracker reads of a frame."""
         head = self.part("interactive")
-        return head.read_image(*self.part("interactive_neck")(encoded))
+        return head.read_frame(*self.part("interactive_neck")(encoded))
 
     # What each prompt asks -------------------------------------------------------------
 
@@ -216,8 +219,14 @@ class Detector(nn.Module):
     def interactive_features(self, image: ImageFeatures) -> InteractiveFeatures:
         """Features of the interactive head, made once an image."""
         if image.interactive is None:
-            image.interactive = self._interactive_features(image.map)
+            image.interactive = self.part("interactive").without_memory(self.frame_features(image))
         return image.interactive
+
+    def frame_features(self, image: ImageFeatures) -> InteractiveFeatures:
+        """Features of a frame of a video for the tracker, made once an image."""
+        if image.frame is None:
+            image.frame = self.read_frame(image.map)
+        return image.frame
 
 
 class FoldedDetector(Detector):
@@ -234,8 +243,8 @@ class FoldedDetector(Detector):
             dict(learned.named_children()), {id(t): t for t in tensors}
         )
         neck = parts.pop("neck")
-        for video in ("memory", "multiplex", "propagation_neck"):
-            parts.pop(video, None)  # no image needs them
+        for unread in ("multiplex", "propagation_neck"):
+            parts.pop(unread, None)  # SAM3.1's tracker is not run
         super().__init__(parts)
         self.dtype = dtype
         self.eval()
@@ -247,6 +256,7 @@ class FoldedDetector(Detector):
         parts["fusion"].pooled = pooled
         self._cast(dtype)
         self._places: dict[tuple[int, int], tuple[list[Tensor], Tensor]] = {}
+        self._memory_is_cast = False
         self.requires_grad_(False)
 
     def _cast(self, dtype: torch.dtype) -> None:
@@ -285,12 +295,21 @@ class FoldedDetector(Detector):
     ) -> Tensor:
         return head.read_masks(queries, head.read_pixels(*args, features))
 
-    def _interactive_features(self, encoded: Tensor) -> InteractiveFeatures:
-        head, neck = self.part("interactive"), self.part("interactive_neck")
+    def read_frame(self, encoded: Tensor) -> InteractiveFeatures:
+        neck = self.part("interactive_neck")
         if isinstance(neck, Neck):  # most sessions never click: folded at the first
             neck = self.interactive_neck = self._fold_interactive(neck)
         fine, middle, coarse = (level(encoded).float() for level in neck)
-        return InteractiveFeatures(coarse + head.no_memory.view(1, -1, 1, 1), middle, fine)
+        return InteractiveFeatures(coarse, middle, fine)
+
+    def tracker(self) -> tuple[InteractiveHead, Memory]:
+        """The parts that track, ready to run: images need no memory, so it is cast at the first."""
+        memory = self.part("memory")
+        if not self._memory_is_cast:
+            cast(memory.encoder, self.dtype)
+            cast(memory.attention, self.dtype)
+            self._memory_is_cast = True
+        return self.part("interactive"), memory
 
 
 @torch.no_grad()

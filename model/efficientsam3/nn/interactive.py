@@ -276,11 +276,15 @@ class InteractiveHead(nn.Module):
 
     def read_image(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> InteractiveFeatures:
         """Pyramid levels (1, C, ., .), finest first -> features; the plain mathematics."""
-        return InteractiveFeatures(
-            coarse + self.no_memory.view(1, -1, 1, 1),
-            self.masks.conv_s1(middle),
-            self.masks.conv_s0(fine),
-        )
+        return self.without_memory(self.read_frame(fine, middle, coarse))
+
+    def read_frame(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> InteractiveFeatures:
+        """As ``read_image``, of a frame of a video, whose coarse level meets the memory first."""
+        return InteractiveFeatures(coarse, self.masks.conv_s1(middle), self.masks.conv_s0(fine))
+
+    def without_memory(self, frame: InteractiveFeatures) -> InteractiveFeatures:
+        """Features of a frame -> of an image, of which nothing is remembered."""
+        return frame._replace(coarse=frame.coarse + self.no_memory.view(1, -1, 1, 1))
 
     def forward(
         self,

@@ -42,6 +42,13 @@ def encode_grid(height: int, width: int, channels: int, device: torch.device) ->
     return torch.cat((y, x), -1).flatten(0, 1)
 
 
+def encode_ages(ages: Tensor, width: int) -> Tensor:
+    """(...,) ages, 1 the oldest that is read -> (..., width): sines, then cosines."""
+    index = torch.arange(width // 2, dtype=torch.float32, device=ages.device)
+    angle = ages[..., None] / TEMPERATURE ** (2 * (index // 2) / (width // 2))
+    return torch.cat((angle.sin(), angle.cos()), -1)
+
+
 def rotary_grid(
     height: int, width: int, channels: int, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
