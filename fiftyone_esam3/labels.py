@@ -10,6 +10,9 @@ import fiftyone.core.labels as fol
 if TYPE_CHECKING:
     from efficientsam3 import Instances
 
+ERROR_FIELD = "efficientsam3_error"
+"""The field of a sample, or of a frame, that says what could not be done."""
+
 
 def to_detections(
     found: Instances, labels: Sequence[str | None] | None = None

@@ -26,13 +26,11 @@ import efficientsam3 as es3
 from efficientsam3.image import VISUAL
 from efficientsam3.pixels import read_rgb
 
-from .labels import presence_keys, to_detections
+from .labels import ERROR_FIELD, presence_keys, to_detections
 from .prompts import PROMPT_KEYS, SHAPE_KEYS, Clicks, Prompts, read_prompts, unique
+from .shared import load_core
 
 logger = logging.getLogger(__name__)
-
-ERROR_FIELD = "efficientsam3_error"
-"""The field of a sample, or of a frame, that says what could not be done."""
 
 _MODES = ("concept", "visual")
 
@@ -199,6 +197,9 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
 
     Args:
         config: an :class:`EfficientSam3Config`.
+
+    Attributes:
+        marks: further attributes of every ``Detections`` that it finds.
     """
 
     def __init__(self, config: EfficientSam3Config) -> None:
@@ -211,6 +212,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
         self._embedding_failed = False
         self._last_embeddings: Any = None
         self._last_image: tuple[str, es3.EncodedImage] | None = None
+        self.marks: dict[str, Any] = {}
 
     # What FiftyOne asks about it
 
@@ -238,6 +240,11 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
     def operation_mode(self, mode: str) -> None:
         _check_mode(mode)
         self.config.operation_mode = mode
+
+    @property
+    def core(self) -> es3.ImageModel:
+        """The model that answers."""
+        return self._model
 
     @property
     def needs_fields(self) -> dict[str, str]:
@@ -283,6 +290,19 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
                 ERROR_FIELD,
             )
 
+    def check(self, fields: Mapping[str, str]) -> None:
+        """Raises what would be wrong with every image, as ``apply_model`` with these fields would.
+
+        Args:
+            fields: of prompts, by key of ``PROMPT_KEYS``.
+        """
+        before = self._fields
+        self.needs_fields = dict(fields)
+        try:
+            self._check_question()
+        finally:
+            self._fields = before
+
     def _check_question(self) -> None:
         """Raises what would otherwise go wrong, and be logged, for every batch."""
         shapes = bool(set(self._fields) & set(SHAPE_KEYS))
@@ -315,7 +335,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
         dtype = config.dtype
         if dtype is None and config.use_half_precision:
             dtype = "bfloat16"
-        return es3.load(
+        return load_core(
             config.variant,
             checkpoint=config.checkpoint,
             text=config.text,
@@ -400,8 +420,12 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, fom.SamplesMixin):
 
     def _segment(self, item: Item) -> fol.Detections:
         if self.operation_mode == "visual":
-            return fol.Detections(detections=self._objects(item.image, item.prompts))
-        return self._instances(item.image, item.prompts)
+            found = fol.Detections(detections=self._objects(item.image, item.prompts))
+        else:
+            found = self._instances(item.image, item.prompts)
+        for name, value in self.marks.items():
+            found[name] = value
+        return found
 
     def _concepts(self) -> tuple[str, ...]:
         """What to look for where a sample does not say.

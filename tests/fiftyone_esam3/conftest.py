@@ -29,6 +29,8 @@ elif "fiftyone" not in sys.modules:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ["FIFTYONE_CONFIG_PATH"] = f"{home}/config.json"
     os.environ["FIFTYONE_DATABASE_DIR"] = f"{home}/database"
+    # FiftyOne's processes of one user share a server that runs already, whatever its folder.
+    os.environ["FIFTYONE_DATABASE_NAME"] = f"esam3-tests-{os.getpid()}"
     os.environ["FIFTYONE_DEFAULT_DATASET_DIR"] = f"{home}/datasets"
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
     os.environ["FIFTYONE_MODEL_ZOO_DIR"] = f"{home}/zoo"

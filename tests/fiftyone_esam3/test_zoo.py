@@ -64,8 +64,8 @@ def test_manifests_list_every_model(file: str) -> None:
     assert sorted(listed) == sorted(VARIANTS)
 
 
-def test_the_repository_has_one_manifest() -> None:
-    """FiftyOne reads every file of that name."""
+def test_the_repository_has_one_manifest_and_one_plugin() -> None:
+    """FiftyOne reads every file of those names."""
     ignored = {".venv", ".git", "build", "dist", "out"}
     folders = [p for p in ROOT.iterdir() if p.is_dir() and p.name not in ignored]
     found = [
@@ -74,7 +74,7 @@ def test_the_repository_has_one_manifest() -> None:
         for name in ("manifest.json", "fiftyone.yml")
         for path in (folder.glob(name) if folder == ROOT else folder.rglob(name))
     ]
-    assert found == ["fiftyone_esam3/manifest.json"]
+    assert found == ["fiftyone_esam3/manifest.json", "fiftyone_esam3/fiftyone.yml"]
 
 
 def test_names_of_files_end_as_the_files_do() -> None:
@@ -401,7 +401,7 @@ def test_a_copy_works_under_another_name(copy: Any, tiny: Path, dataset: Any) ->
     copy()
     module = copy()  # FiftyOne runs it again for every model
     assert set(module.__all__) == {
-        *("download_model", "load_model", "parse_parameters", "resolve_input"),
+        *("download_model", "load_model", "parse_parameters", "register", "resolve_input"),
     }
     model = module.load_model(
         NAME, "unused.pt", variant=str(tiny), classes=["bus"], threshold=0, device="cpu"
