@@ -14,24 +14,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .coco import CocoWriter
     from .detections import from_detections, to_detections
     from .detector import ConceptDetector
     from .errors import AdapterError, MissingPackageError
+    from .yolo import YoloWriter, yolo_rows
 
 __all__ = [
     "AdapterError",
+    "CocoWriter",
     "ConceptDetector",
     "MissingPackageError",
+    "YoloWriter",
     "from_detections",
     "to_detections",
+    "yolo_rows",
 ]
 
 _LATER = {
     "AdapterError": "errors",
+    "CocoWriter": "coco",
     "ConceptDetector": "detector",
     "MissingPackageError": "errors",
+    "YoloWriter": "yolo",
     "from_detections": "detections",
     "to_detections": "detections",
+    "yolo_rows": "yolo",
 }
 
 

@@ -24,7 +24,7 @@ def trace(mask: Array) -> list[Array]:
     starts, ways, pixels = [], [], []
     # The sides of pixels that have no neighbour there, walked with the mask on the right hand.
     # Way 0 is right, 1 down, 2 left, 3 up; a side begins at a corner of its pixel.
-    for way, (neighbour, corner) in enumerate(
+    for turn, (neighbour, corner) in enumerate(
         (
             (room[:-2, 1:-1], (0, 0)),
             (room[1:-1, 2:], (1, 0)),
@@ -34,7 +34,7 @@ def trace(mask: Array) -> list[Array]:
     ):
         y, x = np.nonzero(inside & ~neighbour)
         starts.append((y + corner[1]) * width + x + corner[0])
-        ways.append(np.full(len(y), way))
+        ways.append(np.full(len(y), turn))
         pixels.append(np.stack([x, y], 1))
     start, way, pixel = np.concatenate(starts), np.concatenate(ways), np.concatenate(pixels)
     if not len(start):
@@ -162,7 +162,8 @@ def _bridges(points: Array, owner: Array, first: int) -> dict[int, list[int]]:
 def simplify(polygon: Array) -> Array:
     """A closed polygon without repeats and without points on a straight way."""
     if len(polygon) > 1:
-        polygon = polygon[(polygon != np.roll(polygon, 1, 0)).any(1)]
+        moved = (polygon != np.roll(polygon, 1, 0)).any(1)
+        polygon = polygon[moved] if moved.any() else polygon[:1]
     if len(polygon) < 3:
         return polygon
     before, after = polygon - np.roll(polygon, 1, 0), np.roll(polygon, -1, 0) - polygon
