@@ -11,12 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.detector import Answer, Detector, ImageFeatures
-from ..nn.layers import inverse_sigmoid, layer_norm
-from .losses import LossWeights, Terms, box_losses, dice_loss, focal_loss
-from .matcher import Matches, Targets
-
-FIRST_SIDE = 0.15
-"""Side of the box that a token begins with, around its own cell."""
+from ..nn.layers import layer_norm
+from .losses import LossWeights, Terms, dice_loss, focal_loss
+from .matcher import Targets
 
 
 def cover(masks: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -59,28 +56,12 @@ class DenseLoss:
         self._tell(terms, "align", logits, named, self.weights.align)
 
     def fused(self, terms: Terms, net: Detector, answer: Answer) -> None:
-        """Tokens after fusion: inside or outside, and the box of what they are in."""
+        """Tokens after fusion: inside or outside."""
         decoder, weight = net.part("decoder"), self.weights.dense
         fused = layer_norm(decoder.norm, answer.memory)
         logits = net.part("scoring")(fused, answer.prompt, answer.mask)
         everyone = torch.ones_like(self.targets.exhaustive)
         self._tell(terms, "dense", logits, everyone, weight)
-        row, token = (self.inside > 0.5).nonzero().unbind(1)
-        if not len(row):
-            return
-        rows, columns = self.grid
-        start = torch.full((len(row), 4), FIRST_SIDE, device=fused.device)
-        start[:, 0] = (token % columns + 0.5) / columns
-        start[:, 1] = (token // columns + 0.5) / rows
-        drawn = (decoder.bbox_embed(fused[row, token]) + inverse_sigmoid(start)).sigmoid()
-        objects = self.share[row, :, token].argmax(1)
-        wanted = self.targets._replace(boxes=self.targets.boxes[row, objects][:, None])
-        index = torch.arange(len(row), device=row.device)
-        matches = Matches(index, torch.zeros_like(index), torch.zeros_like(index))
-        count = self.inside.new_tensor(len(row))
-        l1, giou = box_losses(drawn[:, None].float(), wanted, matches, count)
-        terms.add("dense_box", l1, weight * self.weights.box)
-        terms.add("dense_giou", giou, weight * self.weights.giou)
 
     def _tell(self, terms: Terms, name: str, logits: Tensor, asked: Tensor, weight: float) -> None:
         """Focal and Dice loss of (P, N) logits of lying on the concept, of prompts ``asked``."""

@@ -109,7 +109,7 @@ class GroundingLoss:
         count = count_objects(targets)
         matches = self._layers(terms, net, answer, kinds, targets, count)
         if targets.masks is not None:
-            if net.has("masks"):
+            if net.has("masks") and (w.mask or w.dice):
                 focal, dice = self._masks(net, image, answer, batch, matches, count)
                 terms.add("mask", focal, w.mask)
                 terms.add("dice", dice, w.dice)

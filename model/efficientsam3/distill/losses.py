@@ -24,8 +24,7 @@ class LossWeights:
     one_to_many: of the terms of the one-to-many queries.
     denoising: of the terms of noised boxes (DN-DETR; SAM3 has none).
     features: of features that stay near a teacher's, where there is one.
-    dense: of the two dense helpers of training from scratch (SAM3 has none): how well each
-        fused token tells inside from outside, and the box it would draw.
+    dense: of how well each fused token tells inside from outside (SAM3 has none).
     align: of each image token, before fusion, against the phrase alone (SAM3 has none).
     positive: factor of queries with an object among the label terms.
     alpha: share of the probability, against the IoU, in the label that a matched query is

@@ -13,6 +13,8 @@ from ..nn.detector import Detector
 from ..nn.layers import inverse_sigmoid
 
 COMPARISON_GAIN = 1.5
+COARSE = 2
+"""Place of the level of scale 1 in the pyramid."""
 FALL = 10.0
 """A cell a tenth of the image away has exp(-2.8) of the weight, one a twentieth away exp(-1.6)."""
 
@@ -41,6 +43,24 @@ def prepare(net: Detector, seed: int = 0) -> Detector:
     for layer in (scoring.hs_proj, scoring.prompt_proj):
         nn.init.orthogonal_(layer.weight, COMPARISON_GAIN, generator=generator)
         nn.init.zeros_(layer.bias)
+    return net
+
+
+@torch.no_grad()
+def unit_tokens(net: Detector, pixels: Tensor) -> Detector:
+    """Scale the pyramid's coarsest level, in place, so that its values spread by 1.
+
+    Tokens that learned names are normalised before they are compared, so their scale drifts:
+    to 12 in the sticker recipe. Heads that begin behind such tokens attend by what these
+    happen to hold, not by where they are, and what fusion adds to them is lost.
+
+    Args:
+        pixels: (B, 3, R, R) of some images, normalised.
+    """
+    spread = net.coarse_level(net.part("trunk")(pixels)).float().std()
+    last = net.part("neck").levels[COARSE].smooth
+    last.weight.div_(spread)
+    last.bias.div_(spread)
     return net
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from efficientsam3.distill.scratch import COMPARISON_GAIN, prepare, spread
+from efficientsam3.distill.scratch import COMPARISON_GAIN, prepare, spread, unit_tokens
 
 from .conftest import tiny_net
 
@@ -59,3 +60,13 @@ def test_queries_look_at_the_edges_of_their_boxes() -> None:
         assert abs(along) <= 1
         assert bias[head, row, column] > bias[head, 0, 0] + 2
     assert config.heads == 4
+
+
+def test_tokens_of_unit_scale_answer_the_same() -> None:
+    _, net = tiny_net()
+    pixels = torch.randn(2, 3, 112, 112)
+    before = net.coarse_level(net.part("trunk")(pixels))
+    after = unit_tokens(net, pixels).coarse_level(net.part("trunk")(pixels))
+    assert float(after.detach().std()) == pytest.approx(1, abs=1e-4)
+    assert not torch.allclose(before, after, rtol=0.1)
+    torch.testing.assert_close(after / after.std(), before / before.std(), atol=1e-4, rtol=1e-4)

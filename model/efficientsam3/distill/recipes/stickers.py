@@ -1,9 +1,10 @@
 """The embedded model, from scenes of stickers: the paper's stages, on two CPU cores in hours.
 
-A teacher with a small ViT learns from scratch: names ("names", "scales"), then to ground ("heads",
-"teacher"). A student's encoders are distilled from it ("image", "text", then "prompts": prompt in
-the loop), and the student is fine-tuned whole ("student"). For comparison the same student learns
-without a teacher ("alone-names", "alone"), for as long as all of the student's stages took.
+A teacher with a small ViT learns from scratch: names ("names", "scales"), then to ground ("boxes",
+"heads", "teacher"). A student's encoders are distilled from it ("image", "text", then "prompts":
+prompt in the loop), and the student is fine-tuned whole ("student"). For comparison the same
+student learns without a teacher ("alone-names", "alone-boxes", "alone"), for as long as all of the
+student's stages took.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from ..losses import LossWeights
 from ..merge import save_whole
 from ..prompted import PromptedSettings, PromptInTheLoop
 from ..recipe import Recipe, Run, Stage
-from ..scratch import prepare
+from ..scratch import prepare, unit_tokens
 from ..settings import LoopSettings
 from ..stage1_image import ImageDistillation, ImageSettings
 from ..stage1_text import TextDistillation, TextSettings
@@ -104,12 +105,25 @@ CRITERION = GroundingLoss(
 )
 """From scratch a decoder needs help that a released one does not: denoising, dense terms."""
 
+BOXES = GroundingLoss(
+    LossWeights(label=0, presence=0, mask=0, dice=0, one_to_many=0, denoising=1.0)
+)
+"""Boxes alone, and those of noised queries: beside the other terms they hardly move at first."""
 
 SIZES = (0, 1, 2, 3, 4, 5)
 """Things a side of an image; 0: as scenes have them."""
 
+GROUNDED = (1, 2, 3, 0)
+"""What heads learn on, by turns: large things are found before small ones."""
+
+MOSTLY = (0, 2, 0, 3)
+"""The whole learns on scenes, and on some large things still."""
+
 NAMED = ("trunk.", "neck.", "text.", "scoring.")
 """What names are learned with."""
+
+NEW = ("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1")
+"""What is still untrained then."""
 
 ENCODERS = {"trunk": 0.5, "text": 0.5}
 """They know the names already."""
@@ -201,14 +215,21 @@ def scales(run: Run) -> tuple[Task, LoopSettings]:
     )
 
 
+def boxes(run: Run) -> tuple[Task, LoopSettings]:
+    """The new parts alone: gradients of heads that know nothing would spoil the encoders."""
+    o: Options = run.options
+    return _boxes(o, teacher_config(o), run.weights("scales")), quick(
+        o, steps=500, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
+    )
+
+
 def heads(run: Run) -> tuple[Task, LoopSettings]:
-    """Stage 3 on what is new alone: gradients of heads that know nothing would spoil the rest."""
+    """Stage 3 on the new parts."""
     o: Options = run.options
     config = teacher_config(o)
-    net = load(fresh(config, o.seed), run.weights("scales"), NAMED)
-    parts = ("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1")
-    settings = watched(o, steps=1500, lr=1e-3, min_lr=3e-4, ema=0.995, parts=parts)
-    return _whole(o, config, net), settings
+    net = load(fresh(config, o.seed), run.weights("boxes"))
+    settings = watched(o, steps=1000, lr=1e-3, min_lr=3e-4, ema=0.995, parts=NEW)
+    return _whole(o, config, net, GROUNDED), settings
 
 
 def teacher(run: Run) -> tuple[Task, LoopSettings]:
@@ -217,7 +238,7 @@ def teacher(run: Run) -> tuple[Task, LoopSettings]:
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("heads"))
     settings = watched(o, steps=4000, lr=3e-4, min_lr=1e-5, scales=ENCODERS)
-    return _whole(o, config, net), settings
+    return _whole(o, config, net, MOSTLY), settings
 
 
 def taught(run: Run) -> Detector:
@@ -313,13 +334,21 @@ def alone_names(run: Run) -> tuple[Task, LoopSettings]:
     )
 
 
+def alone_boxes(run: Run) -> tuple[Task, LoopSettings]:
+    """Its heads learn boxes as the teacher's did."""
+    o: Options = run.options
+    return _boxes(o, student_config(o), run.weights("alone-names")), quick(
+        o, steps=500, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
+    )
+
+
 def alone(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 from there on."""
     o: Options = run.options
     config = student_config(o)
-    net = load(fresh(config, o.seed), run.weights("alone-names"), NAMED)
+    net = load(fresh(config, o.seed), run.weights("alone-boxes"))
     settings = watched(o, steps=2000, lr=4e-4, min_lr=1e-5)
-    return _whole(o, config, net), settings
+    return _whole(o, config, net, MOSTLY), settings
 
 
 def _names(
@@ -341,13 +370,28 @@ def _names(
     )
 
 
-def _whole(o: Options, config: ModelConfig, net: Detector) -> Task:
+def _boxes(o: Options, config: ModelConfig, names: Path) -> Task:
+    """Heads begin behind encoders that know ``names``."""
+    net = load(fresh(config, o.seed), names, NAMED)
+    draw, c = scenes(o, "train"), config
+    unit_tokens(net, torch.cat([draw(i).pixels(c.resolution, c.mean, c.std) for i in range(16)]))
+    return _whole(o, config, net, GROUNDED, BOXES)
+
+
+def _whole(
+    o: Options,
+    config: ModelConfig,
+    net: Detector,
+    sizes: tuple[int, ...] = (0,),
+    criterion: GroundingLoss = CRITERION,
+) -> Task:
+    few = dataclasses.replace(o, grounds=o.grounds // len(sizes))
     return GroundingTask(
         net,
         Collator(config, PROMPTS),
-        scenes(o, "train"),
+        Turns([SceneSource(world(few, tiles=n)) for n in sizes]),
         batch=o.batch,
-        criterion=CRITERION,
+        criterion=criterion,
         held_out=held_out(o),
         seed=o.seed,
     )
@@ -370,6 +414,7 @@ RECIPE = Recipe(
     (
         Stage("names", names, "the teacher's encoders learn the names of things"),
         Stage("scales", scales, "and to name them at all sizes"),
+        Stage("boxes", boxes, "the teacher's heads learn to draw boxes"),
         Stage("heads", heads, "the teacher's heads learn to ground"),
         Stage(
             "teacher",
@@ -387,6 +432,7 @@ RECIPE = Recipe(
             keep(student_config, "efficientsam3-stickers"),
         ),
         Stage("alone-names", alone_names, "the same student learns names without a teacher"),
+        Stage("alone-boxes", alone_boxes, "to draw boxes"),
         Stage("alone", alone, "and to ground", keep(student_config, "stickers-alone")),
     ),
     Options(),
