@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from .detections import from_detections, to_detections
     from .detector import ConceptDetector
     from .errors import AdapterError, MissingPackageError
+    from .tracking import MaskTracker, PerClassTracker, iter_track, register_with_trackers
     from .yolo import YoloWriter, yolo_rows
 
 __all__ = [
     "AdapterError",
     "CocoWriter",
     "ConceptDetector",
+    "MaskTracker",
     "MissingPackageError",
+    "PerClassTracker",
     "YoloWriter",
     "from_detections",
+    "iter_track",
+    "register_with_trackers",
     "to_detections",
     "yolo_rows",
 ]
@@ -35,9 +40,13 @@ _LATER = {
     "AdapterError": "errors",
     "CocoWriter": "coco",
     "ConceptDetector": "detector",
+    "MaskTracker": "tracking",
     "MissingPackageError": "errors",
+    "PerClassTracker": "tracking",
     "YoloWriter": "yolo",
     "from_detections": "detections",
+    "iter_track": "tracking",
+    "register_with_trackers": "tracking",
     "to_detections": "detections",
     "yolo_rows": "yolo",
 }
