@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, FeatureFileError
+from .feature_source import FeatureSource
 from .shards import (
     DESCRIPTION,
     HEADER,
@@ -28,8 +29,6 @@ from .upstream_features import UpstreamFeatures
 if TYPE_CHECKING:
     from .data.sample import SampleSource
     from .teachers import ImageTeacher, TextTeacher
-
-FeatureSource = Features | UpstreamFeatures
 
 Progress = Callable[[int, int], None]
 """Called with the number of records done, and of all."""

@@ -24,7 +24,7 @@ from ..types import Array
 from .data.batches import Batches
 from .data.sample import SampleSource, TrainingSample
 from .errors import DataError
-from .features import FeatureSource
+from .feature_source import FeatureSource
 from .losses import dice_loss
 from .stage1_image import ImageBatch, MapStudent, ShowImage, Shown, collate_images, feature_losses
 from .stream import stream

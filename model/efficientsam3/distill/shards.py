@@ -22,18 +22,17 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..types import Array
 from ..weights import replacing
 from .errors import FeatureFileError
+from .feature_source import FeatureSource
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +292,7 @@ def _digest(path: Path) -> str:
 # Reading ------------------------------------------------------------------------------------
 
 
-class Features:
+class Features(FeatureSource):
     """Records by key, from memory-mapped shards.
 
     Args:
@@ -303,6 +302,8 @@ class Features:
     Raises:
         FeatureFileError: no such folder; a shard that is cut short or damaged.
     """
+
+    again = ". Run the command that saved them again: it computes what is missing."
 
     def __init__(self, folder: str | Path, *, check: bool = True) -> None:
         self.folder = Path(folder)
@@ -371,20 +372,6 @@ class Features:
                 path, np.float16, mode="r", offset=HEADER, shape=(rows, *self.shape)
             )
         return self._maps[shard]
-
-    def batch(self, keys: Sequence[str]) -> Tensor:
-        """(B, *shape) float32 of some keys."""
-        return torch.from_numpy(np.stack([self[k] for k in keys]).astype(np.float32))
-
-    def require(self, keys: Iterable[str]) -> None:
-        """Fail before training, not in the middle of it, where features are missing."""
-        missing = [k for k in keys if k not in self]
-        if missing:
-            raise FeatureFileError(
-                f"{self.folder} lacks the features of {len(missing):,} samples, such as "
-                f"{', '.join(map(repr, missing[:3]))}. Run the command that saved them again: it "
-                "computes what is missing."
-            )
 
     def verify(self) -> None:
         """Compare every complete shard with its sha256 and every other record with its crc32.

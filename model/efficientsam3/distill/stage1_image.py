@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ from ..types import Array
 from .data.batches import Batches
 from .data.sample import SampleSource, TrainingSample
 from .errors import DataError, FeatureFileError
-from .features import FeatureSource
-from .stream import stream
-from .task import Picture, Task
+from .feature_source import FeatureSource
+from .stage1 import FeatureTask, shape_of
+from .task import Picture
 from .teachers import ImageTeacher
 
 MSE_FORMS = ("mean", "sum")
@@ -181,7 +181,7 @@ def pad_as_upstream(sample: TrainingSample, resolution: int, grid: int) -> tuple
     return pixels, cells[0, 0] > 0.5
 
 
-class ImageDistillation(Task):
+class ImageDistillation(FeatureTask[Shown, ImageBatch, ImageTeacher]):
     """Train a student's image encoder to give its teacher's maps.
 
     Args:
@@ -207,11 +207,9 @@ class ImageDistillation(Task):
         *,
         padded: bool = False,
     ) -> None:
-        self.settings = settings or ImageSettings()
-        self.teacher, self.features, self.held_out = teacher, features, held_out
-        shape = features.shape if features is not None else teacher.shape if teacher else None
-        if shape is None:
-            raise DataError("pass a teacher, or features that one saved")
+        s = self.settings = settings or ImageSettings()
+        self.features = features
+        shape = shape_of(teacher, features)
         if len(shape) != 3 or shape[1:] != (config.grid, config.grid):
             raise FeatureFileError(
                 f"the teacher's maps are {shape}, but this student's level of scale 1 has "
@@ -219,36 +217,19 @@ class ImageDistillation(Task):
             )
         if features is not None:
             features.require(source.key(i) for i in range(len(source)))
-        self.module = MapStudent(trunk, config.grid, config.trunk_width, shape[0])
         numbers = config.resolution, config.mean, config.std, config.grid
-        s = self.settings
-        self._made = Batches(
-            source, ShowImage(*numbers, features, padded), collate_images, s.batch, s.seed
-        )
+        shown = ShowImage(*numbers, features, padded)
+        made = Batches(source, shown, collate_images, s.batch, s.seed)
         # Nobody saves features of held-out images: there the teacher answers, if it can.
-        self._held_out: Batches[Shown, ImageBatch] | None = None
+        asked: Batches[Shown, ImageBatch] | None = None
         if held_out is not None and teacher is not None:
             shown = ShowImage(*numbers, None, padded)
-            self._held_out = Batches(held_out, shown, collate_images, s.batch, s.seed)
+            asked = Batches(held_out, shown, collate_images, s.batch, s.seed)
+        student = MapStudent(trunk, config.grid, config.trunk_width, shape[0])
+        super().__init__(student, teacher, made, asked, s)
 
-    def batches(self, start: int, rank: int, world: int) -> Iterator[ImageBatch]:
-        """See ``Task``."""
-        s = self.settings
-        return stream(
-            self._made, seed=s.seed, start=start, rank=rank, world=world, workers=s.workers
-        )
-
-    def start(self, device: torch.device) -> None:
-        """See ``Task``."""
-        if self.teacher is not None:
-            self.teacher.to(device)
-
-    def _target(self, batch: ImageBatch) -> Tensor:
-        if batch.target is not None:
-            return batch.target
-        if self.teacher is None:
-            raise FeatureFileError("there are no saved features and no teacher for this batch")
-        target: Tensor = self.teacher(batch.pixels, batch.sizes)
+    def _ask(self, teacher: ImageTeacher, batch: ImageBatch) -> Tensor:
+        target: Tensor = teacher(batch.pixels, batch.sizes)
         return target
 
     def loss(self, module: nn.Module, batch: ImageBatch) -> Mapping[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from ..nn.tokenizer import TruncatedTextWarning, tokenize
 from .data.batches import Batches
-from .errors import DataError, FeatureFileError
-from .features import FeatureSource
-from .stream import stream
-from .task import Task
+from .errors import FeatureFileError
+from .feature_source import FeatureSource
+from .stage1 import FeatureTask, shape_of
 from .teachers import TextTeacher
 
 
@@ -154,7 +153,7 @@ class TextStudent(nn.Module):
         return out
 
 
-class TextDistillation(Task):
+class TextDistillation(FeatureTask[Said, TextBatch, TextTeacher]):
     """Train a student's text encoder to give its teacher's tokens.
 
     Args:
@@ -177,10 +176,7 @@ class TextDistillation(Task):
         held_out: Sequence[str] | None = None,
     ) -> None:
         s = self.settings = settings or TextSettings()
-        self.teacher = teacher
-        shape = features.shape if features is not None else teacher.shape if teacher else None
-        if shape is None:
-            raise DataError("pass a teacher, or features that one saved")
+        shape = shape_of(teacher, features)
         context, width = int(text.context), text.projector.out_features  # type: ignore[arg-type, union-attr]
         if len(shape) != 2 or shape[1] != width:
             raise FeatureFileError(
@@ -189,32 +185,15 @@ class TextDistillation(Task):
             )
         if features is not None:
             features.require(phrases)
-        self.module = TextStudent(text)
-        collate = CollatePhrases(context, shape[0], features)
-        self._made = Batches(phrases, say, collate, s.batch, s.seed)
-        self._held_out: Batches[Said, TextBatch] | None = None
+        made = Batches(phrases, say, CollatePhrases(context, shape[0], features), s.batch, s.seed)
+        asked: Batches[Said, TextBatch] | None = None
         if held_out is not None and teacher is not None:
             collate = CollatePhrases(context, teacher.context)
-            self._held_out = Batches(held_out, say, collate, s.batch, s.seed)
+            asked = Batches(held_out, say, collate, s.batch, s.seed)
+        super().__init__(TextStudent(text), teacher, made, asked, s)
 
-    def batches(self, start: int, rank: int, world: int) -> Iterator[TextBatch]:
-        """See ``Task``."""
-        s = self.settings
-        return stream(
-            self._made, seed=s.seed, start=start, rank=rank, world=world, workers=s.workers
-        )
-
-    def start(self, device: torch.device) -> None:
-        """See ``Task``."""
-        if self.teacher is not None:
-            self.teacher.to(device)
-
-    def _target(self, batch: TextBatch) -> Tensor:
-        if batch.target is not None:
-            return batch.target
-        if self.teacher is None:
-            raise FeatureFileError("there are no saved features and no teacher for this batch")
-        target: Tensor = self.teacher(batch.shown)
+    def _ask(self, teacher: TextTeacher, batch: TextBatch) -> Tensor:
+        target: Tensor = teacher(batch.shown)
         return target
 
     def loss(self, module: nn.Module, batch: TextBatch) -> Mapping[str, Tensor]:

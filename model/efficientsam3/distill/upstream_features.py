@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..types import Array
 from ..weights import replacing
 from .errors import FeatureFileError
+from .feature_source import FeatureSource
 
 
-class UpstreamFeatures:
+class UpstreamFeatures(FeatureSource):
     """Features that upstream's ``save_embedding`` scripts wrote, by key.
 
     ``rank{r}-keys.txt`` has a key a line, ``rank{r}-values.bin`` a record a key: an int32
@@ -31,7 +30,7 @@ class UpstreamFeatures:
     """
 
     def __init__(self, folder: str | Path, shape: tuple[int, ...] = (1024, 72, 72)) -> None:
-        self.folder, self.shape = Path(folder), shape
+        self.folder, self._shape = Path(folder), shape
         self._record = np.dtype([("seed", "<i4"), ("values", "<f2", shape)])
         self._paths: list[Path] = []
         self._maps: dict[int, Array] = {}
@@ -51,6 +50,11 @@ class UpstreamFeatures:
             self._paths.append(values)
         if not self._paths:
             raise FeatureFileError(f"{self.folder} has no rank*-keys.txt of upstream's features")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a record."""
+        return self._shape
 
     def __len__(self) -> int:
         return len(self._places)
@@ -79,19 +83,6 @@ class UpstreamFeatures:
     def seed(self, key: str) -> int:
         """The seed under which upstream augmented this sample."""
         return int(self._row(key)["seed"])
-
-    def batch(self, keys: Sequence[str]) -> Tensor:
-        """(B, *shape) float32 of some keys."""
-        return torch.from_numpy(np.stack([self[k] for k in keys]).astype(np.float32))
-
-    def require(self, keys: Iterable[str]) -> None:
-        """Fail before training where features are missing."""
-        missing = [k for k in keys if k not in self]
-        if missing:
-            raise FeatureFileError(
-                f"{self.folder} lacks the features of {len(missing):,} samples, such as "
-                f"{', '.join(map(repr, missing[:3]))}"
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}

@@ -20,7 +20,8 @@ from ...weights import read_state
 from ..data.batches import Subset, hold_out
 from ..data.sa1b import SA1B
 from ..errors import DataError
-from ..features import FeatureSource, open_features, save_features
+from ..feature_source import FeatureSource
+from ..features import open_features, save_features
 from ..merge import Partial, load_whole, merge, save_both
 from ..prompted import PromptedSettings, PromptInTheLoop
 from ..recipe import Recipe, Run, Stage
