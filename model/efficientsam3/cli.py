@@ -29,6 +29,7 @@ from .evaluate.cli import evaluate
 from .options import Dtype, Speed
 from .scenes.cli import app as scenes
 from .variants import EMBEDDED, VARIANTS, Packaged, Variant, find_variant, list_models
+from .video.cli import track
 
 if TYPE_CHECKING:
     from .batch import Results, Task
@@ -600,6 +601,7 @@ def version() -> None:
     typer.echo(f"efficientsam3 {__version__}, torch {installed_version('torch')}")
 
 
+app.command()(track)
 app.command()(evaluate)
 app.command()(distill)
 app.add_typer(scenes, name="scenes")

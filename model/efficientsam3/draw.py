@@ -260,7 +260,7 @@ def _write_labels(
     things = np.array(frames, np.float32).reshape(-1, 4)
     labels = np.zeros((0, 4), np.float32)
     for i in (int(i) for i in np.argsort(-instances.scores, kind="stable")):
-        text = f"{instances.labels[i]} {instances.scores[i]:.2f}"
+        text = f"{_name(instances, i)} {instances.scores[i]:.2f}"
         x0, _, x1, _ = draw.textbbox((0, 0), text, font=font)
         wide, tall = x1 - x0 + 2 * pad, height + 2 * pad
         spots = _spots(frames[i], covers.get(i), wide, tall, size)
@@ -281,6 +281,12 @@ def _write_labels(
         dark = 0.299 * r + 0.587 * g + 0.114 * b < 118
         middle = (spot[0] + wide / 2, spot[1] + tall / 2)
         draw.text(middle, text, (255, 255, 255) if dark else _INK, font, anchor="mm")
+
+
+def _name(instances: Instances, i: int) -> str:
+    if instances.track_ids is None or instances.track_ids[i] < 0:
+        return instances.labels[i]
+    return f"{instances.labels[i]} #{instances.track_ids[i]}"
 
 
 def _spots(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+
+from efficientsam3.types import BitPatch, Instances, Patch
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,3 +64,72 @@ def write_film(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+# A film to follow, and a model that sees what is in it -----------------------------------------
+
+SIZE = (96, 128)
+
+
+def squares(number: int) -> Pixels:
+    """Two red squares that move on grey, one to the right and one to the left, and a blue one
+    that is there from frame 8 on."""
+    image = np.full((*SIZE, 3), 90, np.uint8)
+    image[10:26, 4 + 2 * number : 20 + 2 * number] = (230, 30, 30)
+    image[40:56, 100 - 2 * number : 116 - 2 * number] = (230, 30, 30)
+    if number >= 8:
+        image[70:86, 2 * number : 2 * number + 20] = (30, 30, 230)
+    return image
+
+
+def write_squares(path: Path, frames: int = 40) -> Path:
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        (stream.height, stream.width), stream.pix_fmt = SIZE, "yuv420p"
+        stream.options = {"crf": "8", "preset": "ultrafast", "g": "10"}
+        for i in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(squares(i), "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+class Seer:
+    """Stands for a model: "red" and "blue" are what has those colours. asked: images so far."""
+
+    name = "seer"
+    abilities = frozenset({"concepts", "exemplars", "masks"})
+
+    def __init__(self, stop_at: int | None = None, pause: float = 0.0) -> None:
+        self.asked, self.stop_at, self.pause = 0, stop_at, pause
+
+    def encode(self, image: Any) -> Any:
+        time.sleep(self.pause)
+        if self.asked == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked += 1
+        return SimpleNamespace(size=image.shape[:2], image=image.astype(int))
+
+    def segment(self, encoded: Any, concepts: Any, **options: Any) -> Instances:
+        patches, labels = list[Patch](), []
+        names = [concepts] if isinstance(concepts, str) else list(concepts)
+        for name in names:
+            channel = {"red": 0, "blue": 2}.get(name)
+            if channel is None:
+                continue
+            others = encoded.image.sum(2) - encoded.image[..., channel]
+            parts, count = ndimage.label(encoded.image[..., channel] > others)
+            masks = [parts == i for i in range(1, count + 1)]
+            patches += [BitPatch.cut(mask) for mask in masks if mask.sum() > 40]
+            labels += [name] * (len(patches) - len(labels))
+        boxes = [patch.crop(encoded.size)[1] for patch in patches]
+        scores = np.full(len(labels), 0.9, np.float32)
+        return Instances(
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            scores=scores,
+            presence=scores,
+            labels=labels,
+            size=encoded.size,
+            patches=patches,
+            concepts=tuple(names),
+            concept_presence=dict.fromkeys(names, 0.9),
+        )

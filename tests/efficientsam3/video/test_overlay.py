@@ -1,0 +1,115 @@
+"""Videos and sheets that are drawn as frames come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from efficientsam3.video import overlay
+from efficientsam3.video.errors import VideoError
+from efficientsam3.video.frames import read_frames
+from efficientsam3.video.overlay import OverlayVideo, find_encoder
+from efficientsam3.video.sheet import ContactSheet
+
+from .films import number, picture
+
+
+def still(index: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
+    return Image.fromarray(picture(index, size))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_pictures_become_a_video(tmp_path: Path, name: str) -> None:
+    with OverlayVideo(tmp_path / "new" / name, 10) as video:
+        for i in range(30):
+            video.show(still(i), i, i / 10)
+        assert video.partial.exists() and not video.path.exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
+    with read_frames(video.path) as reader:
+        assert reader.info.frames == 30 and reader.info.size == (48, 64)
+        frames = list(reader)
+    assert [number(f.image) for f in frames] == list(range(30))
+    assert [f.time for f in frames] == pytest.approx([i / 10 for i in range(30)], abs=1e-3)
+    with av.open(str(video.path)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+
+
+def test_times_that_are_not_even_or_not_known(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.5, 0.5, 2.0]  # some cameras give a time twice
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for i, time in enumerate(times):
+            video.show(still(i), i, time)
+    shown = [f.time for f in read_frames(video.path)]
+    assert shown == pytest.approx(times, abs=1e-3) and shown[3] > shown[2]
+    with OverlayVideo(tmp_path / "b.mp4", 4) as video:
+        for i in (0, 1, 4):
+            video.show(still(i), i, None)
+    assert [f.time for f in read_frames(video.path)] == pytest.approx([0, 0.25, 1.0], abs=1e-3)
+
+
+def test_odd_and_changing_sizes(tmp_path: Path) -> None:
+    with OverlayVideo(tmp_path / "a.mp4") as video:
+        video.show(still(5, (47, 63)), 0, None)
+        video.show(still(5, (94, 63)), 1, None)  # a phone that is turned
+    first, second = read_frames(video.path)
+    assert first.image.shape == second.image.shape == (48, 64, 3)
+    bright = np.flatnonzero((second.image.mean(2) > 40).any(0))
+    assert 28 <= len(bright) <= 36 and 14 <= bright[0] <= 18, "in the middle, whole"
+
+
+def test_without_frames_what_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"the old one")
+    with OverlayVideo(path):
+        pass
+    assert path.read_bytes() == b"the old one"
+    with OverlayVideo(path) as video:
+        video.show(still(3), 0, 0.0)
+    assert [number(f.image) for f in read_frames(path)] == [3]
+
+
+def test_other_endings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"\.m4v, \.mkv, \.mov, \.mp4; got .*a\.gif"):
+        OverlayVideo(tmp_path / "a.gif")
+
+
+def test_without_h264(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_encoder() == "libx264"
+    monkeypatch.setattr(overlay, "ENCODERS", ("no-such-encoder", "mpeg4"))
+    with OverlayVideo(tmp_path / "a.mp4", 10) as video:
+        for i in range(3):
+            video.show(still(i), i, i / 10)
+    assert [number(f.image) for f in read_frames(video.path)] == [0, 1, 2]
+    monkeypatch.setattr(overlay, "ENCODERS", ("no-such-encoder",))
+    with pytest.raises(VideoError, match="none of the encoders no-such-encoder"):
+        find_encoder()
+
+
+@pytest.mark.parametrize(("frames", "tiles"), [(1, 1), (5, 5), (12, 12), (13, 12), (1000, 12)])
+def test_a_sheet_has_frames_of_the_whole_clip(tmp_path: Path, frames: int, tiles: int) -> None:
+    sheet = ContactSheet(tmp_path / "a.png")
+    drawn = []
+    for i in range(frames):
+        sheet.show(lambda i=i: drawn.append(i) or still(i), i, i / 10)  # type: ignore[misc]
+        assert len(sheet._kept) < 24
+    assert len(drawn) <= 24 + 12 * 7
+    picture = sheet.picture()
+    sheet.close()
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.size == picture.size
+    columns, rows = picture.width // 70, picture.height // 74
+    assert tiles <= columns * rows < tiles + columns
+    said = [int(tile.said.split()[1]) for tile in sheet._kept]
+    assert said[0] == 0 and said[-1] > 0.9 * frames - 1
+    gaps = np.diff(said)
+    assert len(set(gaps)) <= 1, "evenly spaced"
+
+
+def test_no_frames_no_sheet(tmp_path: Path) -> None:
+    ContactSheet(tmp_path / "a.png").close()
+    assert not list(tmp_path.iterdir())
