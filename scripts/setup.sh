@@ -117,8 +117,8 @@ pip() { "$py" -m pip --disable-pip-version-check --no-input "$@"; }
 
 # --- Python packages ------------------------------------------------------------------------------
 
-# The autoload files count too: an editable install copies them.
-key=$(cat pyproject.toml fiftyone_esam3/autoload/* | cksum | cut -d ' ' -f 1)
+# The autoload files and the plugin's list count too: an editable install copies them.
+key=$(cat pyproject.toml fiftyone_esam3/autoload/* fiftyone_esam3/fiftyone.yml | cksum | cut -d ' ' -f 1)
 stamp=".venv/.setup-$profile"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
   if ! "$py" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("torch"))'; then

@@ -20,6 +20,7 @@ import efficientsam3
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("efficientsam3", "fiftyone_esam3", "supervision_adapters")
 AUTOLOAD = ("fiftyone_esam3_autoload.pth", "_fiftyone_esam3_autoload.py")
+PLUGIN = "_fiftyone_esam3_plugin"
 
 wheel_builder = pytest.importorskip("hatchling.builders.wheel", reason="needs the extra `dev`")
 sdist_builder = pytest.importorskip("hatchling.builders.sdist", reason="needs the extra `dev`")
@@ -58,7 +59,7 @@ def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     top = {name.split("/", 1)[0] for name in wheel.namelist()}
     info = f"efficientsam3-{efficientsam3.__version__}.dist-info"
-    assert top == {*PACKAGES, *AUTOLOAD, info}
+    assert top == {*PACKAGES, *AUTOLOAD, PLUGIN, info}
 
 
 def test_wheel_holds_no_stray_weights(wheel: zipfile.ZipFile) -> None:

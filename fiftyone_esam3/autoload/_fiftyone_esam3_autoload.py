@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _REMOTE_NAME = "efficientsam3-zoo"  # "name" in manifest.json: the folder of a registered source
 _PLUGIN_NAME = "@efficientsam3/curation"  # in fiftyone.yml
+_PLUGIN_FOLDER = "_fiftyone_esam3_plugin"  # beside this file, when installed
 
 
 def _folder() -> str | None:
@@ -66,9 +67,11 @@ def add_to_plugins(core: Any) -> None:
         if folder is not None:
             import os
 
-            metadata = os.path.join(folder, "fiftyone.yml")
-            if os.path.isfile(metadata):
-                yield metadata
+            # Of a folder that holds nothing else: FiftyOne deletes a plugin's whole folder when it
+            # is told to delete the plugin, or to download another copy over it.
+            place = os.path.join(os.path.dirname(__file__), _PLUGIN_FOLDER, "fiftyone.yml")
+            if os.path.isfile(place):
+                yield place
 
     files.without_efficientsam3 = ordinary  # type: ignore[attr-defined]
     core._iter_plugin_metadata_files = files

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..panel import Workbench
 from .annotation import PrepareAnnotation
 from .concepts import SegmentConcepts
 from .embeddings import ComputeEmbeddings
 from .evaluation import Evaluate
 from .prompts import SegmentPrompts
 from .similar import FindSimilar
+from .tracking import TrackVideo
 
 OPERATORS = (
     SegmentConcepts,
     SegmentPrompts,
     FindSimilar,
+    TrackVideo,
     ComputeEmbeddings,
     Evaluate,
     PrepareAnnotation,
@@ -27,3 +30,4 @@ def register(plugin: Any) -> None:
     """Registers everything with FiftyOne."""
     for operator in OPERATORS:
         plugin.register(operator)
+    plugin.register(Workbench)

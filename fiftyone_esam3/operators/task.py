@@ -102,9 +102,9 @@ def _label(step: Step) -> str:
     return f"{count}: {step.note}" if step.note else count
 
 
-def counted(summary: Summary) -> str:
-    """What a run over samples did, as the beginning of a sentence."""
-    parts = [f"{summary['done']} samples in {summary['seconds']:.1f} s"]
+def counted(summary: Summary, unit: str = "samples") -> str:
+    """What a run did, as the beginning of a sentence."""
+    parts = [f"{summary['done']} {unit} in {summary['seconds']:.1f} s"]
     if summary["before"]:
         parts.append(f"{summary['before']} were done before")
     if summary["failed"]:

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -21,6 +22,7 @@ from efficientsam3.build import tiny_config
 from efficientsam3.evaluate import read_clips, read_truth
 from efficientsam3.evaluate.overlap import decode
 from efficientsam3.evaluate.pictures import HIT, MISSED
+from efficientsam3.types import BitPatch
 from efficientsam3.variants import EMBEDDED
 
 from .conftest import picture
@@ -106,6 +108,9 @@ def test_scenes_become_a_dataset_with_labels_figures_and_pictures(
     for words in ("12 scenes with 96 phrases", "FiftyOne: mAP", "cgF1", "fiftyone app launch"):
         assert words in said
     assert str(tmp_path / "out" / "answers") in said
+    assert "following 8 phrases through 24 frames" in said and "pHOTA" in said
+    with Image.open(tmp_path / "out" / "clip.png") as sheet:
+        assert min(sheet.size) > 3 * 300
     pictures = sorted((tmp_path / "out" / "answers").iterdir())
     assert len(pictures) == 12
     with Image.open(pictures[0]) as sheet:
@@ -163,6 +168,54 @@ def test_stored_masks_are_where_the_model_put_them(demo: ModuleType) -> None:
             assert len(masks) == len(pair.targets)
             for mask, target in zip(masks, pair.targets, strict=True):
                 assert np.array_equal(mask, decode(target.mask or {}).astype(bool))
+
+
+class Knower:
+    """Stands for a model: answers what is true of the clip, frame by frame as it is asked."""
+
+    name = "knower"
+    abilities = frozenset({"concepts", "masks"})
+
+    def __init__(self, share: int = 1) -> None:
+        self.frame, self.share = -1, share
+        self.truth = read_clips(SCENES / "veval.json")
+
+    def encode(self, image: np.ndarray) -> SimpleNamespace:
+        self.frame += 1
+        return SimpleNamespace(size=image.shape[:2], frame=self.frame)
+
+    def segment(self, image: Any, concepts: list[str], **options: Any) -> es3.Instances:
+        patches, labels = [], []
+        for clip in self.truth.clips.values():
+            for track in clip.tracks[:: self.share]:
+                mask = track.masks[image.frame]
+                if clip.phrase in concepts and mask is not None:
+                    patches.append(BitPatch.cut(decode(mask)))
+                    labels.append(clip.phrase)
+        scores = np.full(len(labels), 0.9, np.float32)
+        return es3.Instances(
+            boxes=np.array([p.crop(image.size)[1] for p in patches], np.float32).reshape(-1, 4),
+            scores=scores,
+            presence=scores,
+            labels=labels,
+            size=image.size,
+            patches=list(patches),
+            concepts=tuple(concepts),
+        )
+
+
+def test_a_clip_is_followed_drawn_and_measured(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = demo.follow(Knower(), 0.5, tmp_path / "full")
+    assert figures["cgF1"] > 60 and figures["pHOTA"] > 80, "the truth, joined by the tracker"
+    said = capsys.readouterr().out
+    assert "drawn: pig face, food, insect\n" in said, "what is said twice is drawn once"
+    with Image.open(tmp_path / "full" / "clip.png") as sheet:
+        hues = np.unique(np.asarray(sheet.convert("HSV"))[..., 0])
+    half = demo.follow(Knower(share=2), 0.5, tmp_path / "half")
+    assert half["pHOTA"] < figures["pHOTA"] - 15 and len(hues) > 100
+    assert (tmp_path / "full" / "clip.mp4").stat().st_size > 50_000
 
 
 @pytest.mark.usefixtures("asset")

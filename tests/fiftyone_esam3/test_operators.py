@@ -25,6 +25,7 @@ from fiftyone_esam3 import runs, similar
 from fiftyone_esam3.labels import ERROR_FIELD
 from fiftyone_esam3.operators import OPERATORS, PLUGIN
 from fiftyone_esam3.operators.form import describe, split
+from fiftyone_esam3.panel import Workbench
 
 from .conftest import picture
 
@@ -61,7 +62,7 @@ def everything(**params: Any) -> dict[str, Any]:
 
 def test_everything_is_listed_once() -> None:
     (plugin,) = (p for p in fop.list_plugins() if p.name == PLUGIN)
-    assert plugin.operators == [o.NAME for o in OPERATORS]
+    assert plugin.operators == [*(o.NAME for o in OPERATORS), Workbench.NAME]
     registry = OperatorRegistry()
     assert registry.list_errors() == []
     for operator in OPERATORS:
