@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from efficientsam3.errors import ImageError
 from efficientsam3.image import VISUAL, EncodedImage, ImageModel
 from efficientsam3.pixels import ImageLike, read_rgb
 from efficientsam3.prompts import read_array, read_concepts
@@ -205,7 +206,7 @@ class ConceptDetector:
         }
         by_name = [name for name in names if name not in shown]
         with self._lock:
-            encoded = self.model.encode(self._rgb(image))
+            encoded = self._encode(image)
             parts = [self.model.segment(encoded, by_name, **settings)] if by_name else []
             parts += [
                 self.model.segment(
@@ -238,7 +239,11 @@ class ConceptDetector:
         """One mask for each of N prompts, as ``model.segment_objects``: ``sv.Detections``."""
         with self._lock:
             found = self.model.segment_objects(
-                self._rgb(image), boxes=boxes, points=points, point_labels=point_labels, masks=masks
+                self._encode(image),
+                boxes=boxes,
+                points=points,
+                point_labels=point_labels,
+                masks=masks,
             )
         return to_detections(found, mask_format=self.mask_format, box_source=self.box_source)
 
@@ -256,7 +261,7 @@ class ConceptDetector:
         """
         sv = require("supervision", "supervision")
         with self._lock:
-            encoded = self.model.encode(self._rgb(image))
+            encoded = self._encode(image)
             height, width = encoded.size
             limits = np.array([width, height, width, height], np.float32)
             boxes = np.clip(np.asarray(detections.xyxy, np.float32), 0, limits).reshape(-1, 4)
@@ -286,6 +291,15 @@ class ConceptDetector:
         )
 
     # Images -----------------------------------------------------------------------------
+
+    def _encode(self, image: ImageLike | EncodedImage) -> EncodedImage:
+        try:
+            return self.model.encode(self._rgb(image))
+        except ModuleNotFoundError as error:
+            # Once imported, Ultralytics lets Pillow look for this where it knows no file's kind.
+            if error.name != "pi_heif":
+                raise
+            raise ImageError(f"{image} cannot be read as an image: its kind is not known") from None
 
     def _rgb(self, image: ImageLike | EncodedImage) -> Any:
         return flip(image) if self.color == "bgr" else image

@@ -25,6 +25,9 @@ INTO = 0.25
 """Where in a pixel its point is written: readers that round and readers that cut off the
 fraction both come back to this pixel."""
 
+READABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Files that are copied as they are; others become PNG."""
+
 
 def yolo_rows(detections: Any, class_names: Sequence[str]) -> list[str]:
     """``class x y x y ...`` for each detection, x and y in shares of the image.
@@ -72,6 +75,9 @@ class YoloWriter:
     Args:
         folder: new, or empty.
         class_names: of the dataset, in order.
+
+    Attributes:
+        splits: images written, by split.
     """
 
     def __init__(self, folder: str | os.PathLike[str], class_names: Sequence[str]) -> None:
@@ -83,7 +89,7 @@ class YoloWriter:
                 "earlier dataset stay among the new ones"
             )
         self._names: set[str] = set()
-        self._splits: dict[str, int] = {}
+        self.splits: dict[str, int] = {}
 
     def add(
         self,
@@ -96,8 +102,8 @@ class YoloWriter:
         """Add an image and its detections; one without any is an example of the background.
 
         Args:
-            image: a path, whose file is copied as it is; or pixels in any form that
-                ``model.segment`` takes, RGB, which are written as PNG.
+            image: a path, whose file is copied as it is where YOLO's readers know its kind; or
+                pixels in any form that ``model.segment`` takes, RGB, which are written as PNG.
             detections: ``sv.Detections`` with masks.
             split: "train", "val" or "test".
             name: of the files, without an ending; the image's own, or its number, if omitted. A
@@ -114,22 +120,22 @@ class YoloWriter:
         pictures, labels = (self.folder / kind / split for kind in ("images", "labels"))
         for folder in (pictures, labels):
             folder.mkdir(parents=True, exist_ok=True)
-        if source is not None:
+        if source is not None and source.suffix.lower() in READABLE:
             shutil.copyfile(source, pictures / f"{stem}{source.suffix.lower()}")
         else:
             pixels = read_rgb(image).permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(pictures / f"{stem}.png")
         target = labels / f"{stem}.txt"
         target.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        self._splits[split] = self._splits.get(split, 0) + 1
+        self.splits[split] = self.splits.get(split, 0) + 1
         return target
 
     def close(self) -> Path:
         """Write ``data.yaml``, and return it. Without validation images it names the training's."""
-        if not self._splits:
+        if not self.splits:
             raise AdapterError("no image was added; a dataset has at least one")
-        some = "train" if "train" in self._splits else next(iter(self._splits))
-        splits = {"train": some, "val": some, **{name: name for name in self._splits}}
+        some = "train" if "train" in self.splits else next(iter(self.splits))
+        splits = {"train": some, "val": some, **{name: name for name in self.splits}}
         lines = [f"path: {json.dumps(str(self.folder.resolve()))}"]
         lines += [f"{name}: images/{folder}" for name, folder in splits.items()]
         # JSON's strings are YAML's, so that a name may hold a colon or be a number.

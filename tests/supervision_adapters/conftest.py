@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +20,12 @@ from efficientsam3.types import BitPatch, Instances
 
 from ..efficientsam3.conftest import tiny_model
 
-# Before anything imports Ultralytics: it would install packages, and write to the user's settings.
-os.environ["YOLO_AUTOINSTALL"] = "false"
+# Before anything imports Ultralytics, which looks for the network and writes settings.
+home = tempfile.mkdtemp(prefix="efficientsam3-ultralytics-")
+atexit.register(shutil.rmtree, home, ignore_errors=True)
+os.environ["YOLO_CONFIG_DIR"] = home
 os.environ["YOLO_OFFLINE"] = "true"
+os.environ["YOLO_VERBOSE"] = "false"
 
 if importlib.util.find_spec("supervision") is None:
     collect_ignore_glob = ["test_*.py"]
