@@ -5,7 +5,7 @@
 
 Without photographs of your own: a dozen scenes that no model has trained on, with their truth, and
 the small model that is part of the package. What it does is what a user does: `load_zoo_model`,
-`apply_model`, `evaluate_detections`, look at the dataset.
+`apply_model`, `evaluate_detections`, look at the dataset. Then a clip, whose objects are followed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def on_scenes(options: argparse.Namespace) -> Path:
     dataset = make_dataset(truth)
     label(dataset, model, text_prompt_field=PHRASES)
     measure(dataset, truth, options.threshold)
-    return draw_answers(dataset, truth, options.out / "answers")
+    pictures = draw_answers(dataset, truth, options.out / "answers")
+    follow(model.core, options.threshold, options.out)
+    return pictures
 
 
 def make_dataset(truth: Any) -> Any:
@@ -191,6 +193,59 @@ def stored(sample: Any, pair: Any) -> list[tuple[Any, float]]:
             mask[top : top + rows, left : left + columns] = detection.mask
             out.append((mask, detection.confidence))
     return out
+
+
+# A clip with its truth ------------------------------------------------------------------------
+
+
+def follow(model: Any, threshold: float, folder: Path) -> dict[str, float]:
+    """Follow a clip's phrases into a contact sheet, a video and tracks; gives SA-Co's figures."""
+    import efficientsam3 as es3
+    from efficientsam3 import draw
+    from efficientsam3.evaluate import evaluate_clips, read_clips
+    from efficientsam3.video.forms import write_veval
+    from efficientsam3.video.journal import Journal
+    from efficientsam3.video.overlay import OverlayVideo
+    from efficientsam3.video.sheet import ContactSheet
+
+    truth = read_clips(SCENES / "veval.json")
+    (clip,) = truth.videos.values()
+    phrases = list(truth.phrases.values())
+    told = drawn(truth)
+    say(f"following {len(phrases)} phrases through {clip.length} frames; drawn: {', '.join(told)}")
+    tracks, start = folder / "clip.tracks.jsonl", time.perf_counter()
+    film = {"name": clip.name, "rate": None, "frames": clip.length, "concepts": phrases}
+    with (
+        Journal(tracks, {}, film, restart=True) as journal,
+        OverlayVideo(folder / "clip.mp4") as video,
+        ContactSheet(folder / "clip.png") as sheet,
+    ):
+        source = SCENES / f"{clip.name}.mp4"
+        for frame in es3.track(model, source, phrases, threshold=threshold, keep_images=True):
+            journal.add(frame)
+            found = frame.instances
+            shown = found[[i for i, label in enumerate(found.labels) if label in told]]
+            picture = draw.overlay(frame.image, shown)
+            video.show(picture, frame.index, frame.time)
+            sheet.show(picture.copy, frame.index, frame.time)
+    seconds = (time.perf_counter() - start) / clip.length
+    write_veval(tracks, folder / "clip.veval.json", SCENES / "veval.json")
+    report = evaluate_clips(SCENES / "veval.json", folder / "clip.veval.json", threshold=threshold)
+    figures = {name: report.figures[name] for name in ("cgF1", "pHOTA")}
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+    say(f"{journal.ids} tracks, {seconds:.2f} s a frame with drawing; {scores}")
+    say(f"the clip: {folder / 'clip.png'}, and as a video {folder / 'clip.mp4'}")
+    return figures
+
+
+def drawn(truth: Any) -> list[str]:
+    """Phrases of the clip that name something there, one for each set of objects."""
+    first: dict[Any, str] = {}
+    for clip in truth.clips.values():
+        if clip.tracks:
+            objects = tuple(sorted(str(track.masks) for track in clip.tracks))
+            first.setdefault(objects, clip.phrase)
+    return list(first.values())
 
 
 # Photographs ----------------------------------------------------------------------------------

@@ -6,11 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from .. import draw
 from .concepts import TrackedFrame
@@ -29,7 +27,7 @@ Follow = Callable[[Iterable[Frame]], Iterator[TrackedFrame]]
 
 
 class Pictures:
-    """Draws frames for those who write pictures, once for all of them."""
+    """Draws frames for those who write pictures."""
 
     def __init__(self, video: OverlayVideo | None = None, sheet: ContactSheet | None = None):
         self.video, self.sheet = video, sheet
@@ -39,15 +37,14 @@ class Pictures:
 
     def show(self, image: Pixels, tracked: TrackedFrame) -> None:
         """Draw a frame with what was found in it."""
-
-        @cache
-        def picture() -> Image.Image:
-            return draw.overlay(image, tracked.instances)
-
+        found = tracked.instances
         if self.video is not None:
-            self.video.show(picture(), tracked.index, tracked.time)
+            self.video.show(draw.overlay(image, found), tracked.index, tracked.time)
         if self.sheet is not None:
-            self.sheet.show(lambda: picture().copy(), tracked.index, tracked.time)
+            from .sheet import PIXELS
+
+            tile = partial(draw.overlay, image, found, pixels=PIXELS)
+            self.sheet.show(tile, tracked.index, tracked.time)
 
     def close(self) -> None:
         """Finish the files with what was shown."""

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE, GAP, LINE = 320, 6, 20
+TILE, GAP, LINE = 480, 6, 20
 """Pixels: the longer side of a tile, between tiles, and of the line under one."""
+PIXELS = TILE * TILE * 3 // 4
+"""Of a picture to draw for a tile: words on a larger one would be too small to read."""
 GROUND, INK = (24, 24, 27), (225, 225, 230)
 
 
