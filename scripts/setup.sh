@@ -133,11 +133,15 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
       "then run make $profile again: what was downloaded is kept."
 
   if [ "$profile" = test ]; then
-    # For two photographs (bus.jpg, zidane.jpg) that come as data with this package. Its code is
-    # AGPL-3.0, so it is never imported, and nothing that it depends on is installed.
-    run "fetching two photographs (in the package ultralytics, which is not imported)" \
-      pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' ||
-      fail "the package with the photographs could not be installed." "Run make test again."
+    # The adapters are tested with both packages, and two photographs (bus.jpg, zidane.jpg) come as
+    # data with the first. They ask for another OpenCV wheel, which would overwrite FiftyOne's: so
+    # they are installed without what they depend on, and the rest of that by name.
+    run "installing Ultralytics and trackers, without a second OpenCV" \
+      pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' 'trackers>=2.6,<3' ||
+      fail "ultralytics or trackers could not be installed." "Run make test again."
+    run "installing what these two need" \
+      pip install --progress-bar off 'lap>=0.5.12' polars 'pydeprecate>=0.8' ||
+      fail "lap, polars or pydeprecate could not be installed." "Run make test again."
     # Its dependencies would bring a second OpenCV over FiftyOne's; what is compared needs none.
     run "installing TrackEval, which the video metrics are compared with" \
       pip install --progress-bar off --no-deps 'trackeval>=1.3,<2' ||

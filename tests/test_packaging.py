@@ -160,7 +160,7 @@ def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> Non
     assert set(metadata.get_all("License-File", [])) == {"LICENSE", "NOTICE"}
     assert set(metadata.get_all("Provides-Extra", [])) == {
         *("fiftyone", "supervision", "ultralytics", "video", "train", "scenes", "export"),
-        *("dev", "all"),
+        *("trackers", "dev", "all"),
     }
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert "efficientsam3 = efficientsam3.cli:app" in scripts

@@ -68,7 +68,9 @@ def examine(start_database: bool = True) -> list[Check]:
         check_program("ffmpeg", "videos in FiftyOne"),
         check_program("ffprobe", "videos in FiftyOne"),
         check_package("supervision", "supervision.Detections", extra="supervision"),
+        check_package("trackers", "McByte, and being one of its trackers", extra="trackers"),
         check_package("ultralytics", "Ultralytics results", extra="ultralytics"),
+        check_package("lap", "Ultralytics' trackers", extra="ultralytics"),
         check_package("onnxruntime", "running exported models", extra="export"),
         check_opencv(),
         check_cache(),
@@ -267,13 +269,39 @@ def check_opencv() -> Check:
             f"pip uninstall -y {spare}, then "
             f'pip install --force-reinstall --no-deps "{keep}=={wheels[keep]}"'
         )
-        return Check("opencv", "warning", f"{found}: they overwrite each other", needed_for, fix)
+        found += ": they overwrite each other"
+        won, refusers = opencv_in_use()
+        if won:
+            found += f", and what is there now is {won}"
+        if refusers:
+            found += f", which {' and '.join(refusers)} must not have"
+        return Check("opencv", "warning", found, needed_for, fix)
     try:
         importlib.import_module("cv2")
     except ImportError as error:
         fix = "pip install opencv-python-headless in its place, or apt-get install libgl1"
         return Check("opencv", "missing", f"{found}: {_first_line(error)}", needed_for, fix)
     return Check("opencv", "ok", found, needed_for)
+
+
+def opencv_in_use() -> tuple[str, list[str]]:
+    """The version that importing gives, "" if none; and whose bounds it breaks, unseen by pip."""
+    try:
+        version = str(importlib.import_module("cv2").__version__)
+    except ImportError:
+        return "", []
+    refusers = [
+        name
+        for name in ("fiftyone", "voxel51-eta", "ultralytics", "trackers")
+        if installed_version(name) is not None
+        and any(
+            canonicalize_name(wanted.name) in OPENCV_WHEELS
+            and (wanted.marker is None or wanted.marker.evaluate({"extra": ""}))
+            and not wanted.specifier.contains(version)
+            for wanted in map(Requirement, metadata.requires(name) or ())
+        )
+    ]
+    return version, refusers
 
 
 # --- FiftyOne's database --------------------------------------------------------------------------

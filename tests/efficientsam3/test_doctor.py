@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -177,6 +178,22 @@ def test_two_opencv_wheels_clash_and_the_headless_one_stays(installed: dict[str,
         "pip uninstall -y opencv-python, then "
         'pip install --force-reinstall --no-deps "opencv-python-headless==4.14.0.94"'
     )
+
+
+def test_the_opencv_that_won_is_named_with_those_that_must_not_have_it(
+    installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    bounds = {"fiftyone": ["opencv-python-headless<5"], "ultralytics": ["opencv-python>=4.7"]}
+    installed.update({"opencv-python": "5.0.0.93", "opencv-python-headless": "4.14.0.94"})
+    installed.update(dict.fromkeys(bounds, "1"))
+    monkeypatch.setattr(importlib.metadata, "requires", bounds.get)
+    monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(__version__="5.0.0"))
+    found = doctor.check_opencv().found
+    assert found.endswith("what is there now is 5.0.0, which fiftyone must not have")
+    sys.modules["cv2"].__version__ = "4.14.0"
+    assert doctor.check_opencv().found.endswith("what is there now is 4.14.0")
 
 
 def test_three_opencv_wheels_name_all_that_go(installed: dict[str, str]) -> None:
