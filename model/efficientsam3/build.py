@@ -19,6 +19,7 @@ from .nn.masks import MaskHead
 from .nn.memory import Memory
 from .nn.multiplex import MultiplexMemory
 from .nn.neck import Neck
+from .nn.perceiver import Perceiver
 from .nn.student import BACKBONES, StudentTrunk
 from .nn.text import ClipText, MobileClipText
 from .nn.vit import VisionTransformer
@@ -38,6 +39,33 @@ class VitConfig:
     window: int = 24
     everywhere: tuple[int, ...] = (7, 15, 23, 31)
     stem: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What a tracker keeps of a frame, and how the next reads it; the defaults are SAM3's.
+
+    depth: layers of memory attention. latents, cells: a Perceiver (EdgeTAM) keeps so many tokens
+    without a place, and cells x cells with one; the grid's side is a multiple of ``cells``. 0 and
+    0: a token a cell of the grid. perceiver_depth: its layers.
+    """
+
+    depth: int = 4
+    latents: int = 0
+    cells: int = 0
+    perceiver_depth: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.perceiver_depth) < 1 or min(self.latents, self.cells) < 0:
+            raise ValueError(
+                "a memory has 1 or more layers of either kind and 0 or more latents and cells; "
+                f"got {self}"
+            )
+
+    @property
+    def perceives(self) -> bool:
+        """Whether there is a Perceiver."""
+        return bool(self.latents or self.cells)
 
 
 @dataclass(frozen=True)
@@ -95,6 +123,7 @@ class ModelConfig:
         scales: pyramid levels in the checkpoint, finest first (SAM3.1 has no 0.5).
         resolution: pixels a side of the input; ``grid``: cells a side of the coarsest level.
         mean, std: of the input normalisation, on pixels in [0, 1].
+        memory: of the part of that name.
     """
 
     vision: str | VitConfig | StudentConfig
@@ -114,6 +143,7 @@ class ModelConfig:
     queries: int = 200
     mean: float = 0.5
     std: float = 0.5
+    memory: MemoryConfig = MemoryConfig()
 
     def __post_init__(self) -> None:
         if isinstance(self.vision, str) and self.vision not in VISIONS:
@@ -125,6 +155,13 @@ class ModelConfig:
         unknown = set(self.parts) - set(OPTIONAL)
         if unknown:
             raise ValueError(f"unknown parts {sorted(unknown)}; known: {', '.join(OPTIONAL)}")
+        cells = self.memory.cells
+        if cells and self.grid % cells:
+            fit = [n for n in range(2, self.grid) if self.grid % n == 0]
+            raise ValueError(
+                f"{cells} cells a side of perceived tokens do not divide a grid of {self.grid}; "
+                f"these do: {', '.join(map(str, fit))}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``config.json`` holds them."""
@@ -144,6 +181,8 @@ class ModelConfig:
             values["vision"] = kind(**tuples(vision))
         if isinstance(values.get("text"), dict):
             values["text"] = TextConfig(**values["text"])
+        if isinstance(values.get("memory"), dict):
+            values["memory"] = MemoryConfig(**values["memory"])
         return cls(**values)
 
 
@@ -198,6 +237,14 @@ def _text(c: ModelConfig) -> nn.Module:
     )
 
 
+def _memory(c: ModelConfig) -> Memory:
+    m, width = c.memory, c.width // 4
+    perceiver = None
+    if m.perceives:
+        perceiver = Perceiver(width, m.latents, m.cells, m.perceiver_depth)
+    return Memory(c.width, width, c.hidden, m.depth, c.grid, perceiver=perceiver)
+
+
 def _parts(c: ModelConfig) -> dict[str, nn.Module]:
     def neck() -> Neck:
         return Neck(c.scales, c.grid, c.trunk_width, c.width)
@@ -214,7 +261,7 @@ def _parts(c: ModelConfig) -> dict[str, nn.Module]:
         "interactive_neck": neck,
         "propagation_neck": neck,
         "interactive": lambda: InteractiveHead(c.width, c.heads, c.hidden, c.resolution),
-        "memory": lambda: Memory(c.width, c.width // 4, c.hidden, grid=c.grid),
+        "memory": lambda: _memory(c),
         "multiplex": lambda: MultiplexMemory(c.width, c.heads, c.hidden, grid=c.grid),
     }
     wanted = (*REQUIRED, *c.parts)

@@ -80,7 +80,24 @@ no_obj_embed_spatial                            no_object
 mask_downsample.                                mask_downsample.
 obj_ptr_proj.                                   pointer.
 obj_ptr_tpos_proj.                              pointer_position.
+spatial_perceiver.layers.#.attn.norm_latents.   perceiver.layers.#.look.norm.
+spatial_perceiver.layers.#.attn.norm_x.         perceiver.layers.#.look.norm_tokens.
+spatial_perceiver.layers.#.attn.to_q.           perceiver.layers.#.look.q.
+spatial_perceiver.layers.#.attn.to_kv.          perceiver.layers.#.look.kv.
+spatial_perceiver.layers.#.attn.to_out.         perceiver.layers.#.look.out.
+spatial_perceiver.layers.#.ff.0.                perceiver.layers.#.feed.norm.
+spatial_perceiver.layers.#.ff.1.                perceiver.layers.#.feed.widen.
+spatial_perceiver.layers.#.ff.3.                perceiver.layers.#.feed.narrow.
+spatial_perceiver.layers.#.self_attn.norm.      perceiver.layers.#.mix.norm.
+spatial_perceiver.layers.#.self_attn.to_q.      perceiver.layers.#.mix.q.
+spatial_perceiver.layers.#.self_attn.to_kv.     perceiver.layers.#.mix.kv.
+spatial_perceiver.layers.#.self_attn.to_out.    perceiver.layers.#.mix.out.
+spatial_perceiver.layers.#.self_ff.0.           perceiver.layers.#.mix_feed.norm.
+spatial_perceiver.layers.#.self_ff.1.           perceiver.layers.#.mix_feed.widen.
+spatial_perceiver.layers.#.self_ff.3.           perceiver.layers.#.mix_feed.narrow.
+spatial_perceiver.                              perceiver.
 """
+"""SAM3's tracker; its Perceiver, which SAM3 has not, is spelled as EdgeTAM spells its own."""
 
 MULTIPLEX = """
 interactive_mask_downsample.                    mask_downsample.

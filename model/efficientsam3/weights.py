@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import layout
-from .build import OPTIONAL, REQUIRED, TEXTS, ModelConfig, StudentConfig, build
+from .build import OPTIONAL, REQUIRED, TEXTS, MemoryConfig, ModelConfig, StudentConfig, build
 from .errors import CheckpointError, WeightsNotFoundError
 from .nn.detector import Detector
 from .variants import CONFIG_FILE, WEIGHTS_FILE, Packaged, Variant, find_variant
@@ -297,9 +297,29 @@ def load_upstream(
         state = {k: v for k, v in state.items() if "_neck.levels.3." not in k}
     have = {_part(k) for k in state}
     parts = tuple(p for p in OPTIONAL if p in have)
-    config = ModelConfig(vision, words, context, parts, scales)
+    config = ModelConfig(vision, words, context, parts, scales, memory=_memory_of(state))
     where = " and ".join(str(s.path) for s in sources)
     return config, assemble(config, state, where)
+
+
+def _memory_of(state: State) -> MemoryConfig:
+    """The numbers of a tracker, read off its weights; SAM3's where there is none."""
+
+    def layers(prefix: str) -> int:
+        return len({k[len(prefix) :].split(".", 1)[0] for k in state if k.startswith(prefix)})
+
+    depth = layers("memory.attention.layers.")
+    if not depth:
+        return MemoryConfig()
+    latents, placed = (state.get(f"memory.perceiver.{n}") for n in ("latents", "latents_2d"))
+    if latents is None and placed is None:
+        return MemoryConfig(depth)
+    return MemoryConfig(
+        depth,
+        0 if latents is None else len(latents),
+        0 if placed is None else round(len(placed) ** 0.5),
+        layers("memory.perceiver.layers."),
+    )
 
 
 def _agree(sources: list[Contents], field: str, wanted: str | None, meaning: str) -> str:

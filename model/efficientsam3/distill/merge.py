@@ -159,7 +159,8 @@ def merge(config: ModelConfig, net: Detector, *partials: Partial) -> tuple[Model
     """A whole model with some of its weights replaced.
 
     A partial that holds a whole encoder, ``trunk.`` or ``text.``, may be of another one than the
-    model has: the student's, with its own context. All else must fit weight for weight.
+    model has: the student's, with its own context; so may a whole ``memory.``. Optional parts
+    that the model lacks are added. All else must fit weight for weight.
 
     Args:
         config, net: the whole model; it stays as it is.
@@ -171,8 +172,9 @@ def merge(config: ModelConfig, net: Detector, *partials: Partial) -> tuple[Model
     """
     state = dict(net.state_dict())
     for partial in partials:
+        swapped = {"trunk.", "text.", "memory."} & set(partial.prefixes)
+        swapped |= {p for p in _whole_parts(partial) if p[:-1] not in config.parts}
         config = _merged_config(config, partial)
-        swapped = {p for p in ("trunk.", "text.") if p in partial.prefixes}
         named = [p for p in partial.prefixes if p not in swapped]
         expected = {k for k in state if _under(k, named)}
         given = {k for k in partial.state if _under(k, named)}
@@ -216,7 +218,24 @@ def _merged_config(config: ModelConfig, partial: Partial) -> ModelConfig:
                 f"{config.width}"
             )
         config = replace(config, text=other.text, context=other.context)
+    if "memory." in partial.prefixes:
+        config = replace(config, memory=other.memory)
+    new = {p[:-1] for p in _whole_parts(partial)} - set(config.parts)
+    if new:
+        for field in ("trunk_width", "width", "heads", "hidden", "grid", "resolution"):
+            ours, theirs = getattr(config, field), getattr(other, field)
+            if ours != theirs:
+                raise CheckpointError(
+                    f"{', '.join(sorted(new))} is of a model with {field} {theirs}, but this one "
+                    f"has {ours}"
+                )
+        config = replace(config, parts=tuple(p for p in OPTIONAL if p in {*config.parts, *new}))
     return config
+
+
+def _whole_parts(partial: Partial) -> list[str]:
+    """Prefixes of optional parts that a partial holds whole."""
+    return [p for p in partial.prefixes if p.removesuffix(".") in OPTIONAL]
 
 
 def merge_files(

@@ -308,6 +308,8 @@ class FoldedDetector(Detector):
         if not self._memory_is_cast:
             cast(memory.encoder, self.dtype)
             cast(memory.attention, self.dtype)
+            if memory.perceiver is not None:
+                cast(memory.perceiver, self.dtype)
             self._memory_is_cast = True
         return self.part("interactive"), memory
 

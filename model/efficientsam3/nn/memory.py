@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .interactive import PairAttention
 from .layers import LayerNorm2d, Mlp, as_weights, dot_product_attention, layer_norm, linear
+from .perceiver import Perceiver
 from .positions import encode_ages, encode_grid, rotary_grid, rotate
 
 QUERIES = 256
@@ -220,6 +221,7 @@ class Memory(nn.Module):
     Args:
         grid: cells a side of the coarsest level. frames: memories that are read at once, the
             conditioning frames counting as one.
+        perceiver: makes few tokens of a frame's map; None: a token a cell.
     """
 
     def __init__(
@@ -230,9 +232,11 @@ class Memory(nn.Module):
         depth: int = 4,
         grid: int = 72,
         frames: int = 7,
+        perceiver: Perceiver | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
+        self.perceiver = perceiver
         self.encoder = MemoryEncoder(width, memory_width, 16 * grid)
         self.attention = MemoryAttention(width, memory_width, hidden, depth)
         self.frame_positions = nn.Parameter(torch.zeros(frames, 1, 1, memory_width))
@@ -255,12 +259,28 @@ class Memory(nn.Module):
             "image_places": encode_grid(g, g, width, device),
             "places": encode_grid(g, g, memory_width, device),
         }
+        if self.perceiver is not None:
+            tables |= self._perceived_tables(self.perceiver, width, memory_width, device)
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self.cos: Tensor
         self.sin: Tensor
         self.image_places: Tensor
         self.places: Tensor
+
+    def _perceived_tables(
+        self, perceiver: Perceiver, width: int, memory_width: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """Where perceived tokens are: some nowhere, the others in the middle of their windows."""
+        cells, unplaced = perceiver.cells, perceiver.unplaced
+        side = self.grid // cells if cells else 1
+        cos, sin = rotary_grid(cells, cells, width, side, (side - 1) / 2)
+        places = encode_grid(cells, cells, memory_width, device)
+        return {
+            "token_cos": F.pad(cos, (0, 0, unplaced, 0), value=1.0),
+            "token_sin": F.pad(sin, (0, 0, unplaced, 0)),
+            "token_places": F.pad(places, (0, 0, unplaced, 0)),
+        }
 
     @property
     def frames(self) -> int:
@@ -273,7 +293,9 @@ class Memory(nn.Module):
         return self.no_object_pointer.shape[1] // self.no_object.shape[1]
 
     def turns(self) -> Turns:
-        return Turns(self.cos, self.sin)
+        if self.perceiver is None:
+            return Turns(self.cos, self.sin)
+        return Turns(self.cos, self.sin, self.token_cos, self.token_sin)
 
     # What a frame leaves ---------------------------------------------------------------
 
@@ -282,10 +304,11 @@ class Memory(nn.Module):
             projected: (1 or B, C, h, w) from ``encoder.project``.
             masks: (B, 1, ., .) in [0, 1]. present: (B,) bool, whether there is an object.
 
-        Returns: (B, T, memory width), one token a cell.
+        Returns: (B, T, memory width), one token a cell, or those that were perceived of them.
         """
         encoded = self.encoder.fuse(projected, 20 * masks - 10).flatten(2).transpose(1, 2)
-        return torch.where(present[:, None, None], encoded, encoded + self.no_object)
+        encoded = torch.where(present[:, None, None], encoded, encoded + self.no_object)
+        return encoded if self.perceiver is None else self.perceiver(encoded, self.places)
 
     def point(self, token: Tensor, present: Tensor) -> Tensor:
         """The mask decoder's token (B, C) -> object pointer (B, C). present: (B,) bool."""
@@ -314,7 +337,8 @@ class Memory(nn.Module):
         """
         batch, width = len(tokens), tokens.shape[-1]
         since = self.frame_positions.flatten(1)[when - 1]  # the last row is "conditioning"
-        keys = (tokens + (self.places + since[:, :, None])).flatten(1, 2)
+        places = self.places if self.perceiver is None else self.token_places
+        keys = (tokens + (places + since[:, :, None])).flatten(1, 2)
         cut = pointers.unflatten(2, (-1, width)).flatten(1, 2)
         encoded = encode_ages(ages, self.no_object_pointer.shape[1])
         aged = linear(self.pointer_position, encoded).float()

@@ -50,19 +50,19 @@ def encode_ages(ages: Tensor, width: int) -> Tensor:
 
 
 def rotary_grid(
-    height: int, width: int, channels: int, scale: float = 1.0
+    height: int, width: int, channels: int, scale: float = 1.0, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine tables (height * width, channels / 2) of the axial rotary encoding.
 
     The first half of the pairs turns with x, the second with y.
 
     Args:
-        scale: multiplies cell indices (trained grid / used grid).
+        scale: multiplies cell indices (trained grid / used grid). offset: is added to them then.
     """
     frequency = 1.0 / TEMPERATURE ** (torch.arange(0, channels, 4).float() / channels)
     index = torch.arange(height * width, dtype=torch.float32)
-    x = (index % width) * scale
-    y = torch.div(index, width, rounding_mode="floor") * scale
+    x = (index % width) * scale + offset
+    y = torch.div(index, width, rounding_mode="floor") * scale + offset
     angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], -1)
     return angle.cos(), angle.sin()
 
