@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .detections import from_detections, to_detections
     from .detector import ConceptDetector
     from .errors import AdapterError, MissingPackageError
+    from .memory import MemoryTracker
     from .tracking import MaskTracker, PerClassTracker, iter_track, register_with_trackers
     from .yolo import YoloWriter, yolo_rows
 
@@ -26,6 +27,7 @@ __all__ = [
     "CocoWriter",
     "ConceptDetector",
     "MaskTracker",
+    "MemoryTracker",
     "MissingPackageError",
     "PerClassTracker",
     "YoloWriter",
@@ -41,6 +43,7 @@ _LATER = {
     "CocoWriter": "coco",
     "ConceptDetector": "detector",
     "MaskTracker": "tracking",
+    "MemoryTracker": "memory",
     "MissingPackageError": "errors",
     "PerClassTracker": "tracking",
     "YoloWriter": "yolo",

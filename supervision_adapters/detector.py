@@ -15,6 +15,7 @@ from efficientsam3.prompts import read_array, read_concepts
 from efficientsam3.types import Array, Instances, join
 
 from .detections import (
+    CLASS_NAME,
     BoxSource,
     MaskFormat,
     check_formats,
@@ -274,9 +275,11 @@ class ConceptDetector:
                     crops[place], scores[place] = found.crop(row), found.scores[row]
             elif len(usable):
                 names = np.array(read_names(detections))
+                nameless = detections.class_id is None and CLASS_NAME not in detections.data
                 for name in dict.fromkeys(names[usable]):
                     rows = usable[names[usable] == name]
-                    found = self.model.segment(encoded, str(name), boxes=boxes[rows], threshold=0)
+                    concept = None if nameless else str(name)
+                    found = self.model.segment(encoded, concept, boxes=boxes[rows], threshold=0)
                     for box, row, overlap in fit(boxes[rows], found):
                         crops[rows[box]], scores[rows[box]] = found.crop(row), overlap
         mask: Any = compact(crops, encoded.size)
