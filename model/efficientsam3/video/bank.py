@@ -105,6 +105,11 @@ class Bank:
         self.others[frame] = memento
         self._drop(frame)
 
+    def rewind(self, frame: int, sign: int) -> None:
+        """Forget tracked frames that are not in the near past of ``frame``."""
+        near = range(1, self.settings.pointers)
+        self.others = {f: m for f, m in self.others.items() if (frame - f) * sign in near}
+
     def read(self, frame: int, *, reverse: bool = False) -> Reading:
         """What ``frame`` reads; ``reverse``: time is travelled backwards."""
         near = self._nearest(frame)

@@ -336,11 +336,13 @@ class MemoryTracker:
         if not bank.conditioning:
             del self._banks[id]
 
-    def forget_tracked(self, ids: Sequence[int] | None = None) -> None:
-        """Forget all but the conditioning frames, as before a new run from one of them."""
-        for id in self.ids if ids is None else ids:
+    def rewind(self, frame: int, *, reverse: bool = False, ids: Sequence[int]) -> None:
+        """Make ready to travel from ``frame`` on: forget what was tracked there and beyond, and
+        what lies further back than pointers are read. What was given stays.
+        """
+        for id in ids:
             self._check_known(id)
-            self._banks[id].others.clear()
+            self._banks[id].rewind(frame, -1 if reverse else 1)
 
     def conditioned(self, id: int) -> list[int]:
         """Frames on which an object was given, of those still kept, in order."""
