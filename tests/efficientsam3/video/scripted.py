@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 from efficientsam3.types import Array, BitPatch, Instances, LogitPatch, Patch, join
 from efficientsam3.video.frames import Frame
+from efficientsam3.video.memory import Tracked
 
 SIZE = (60, 80)
 
@@ -85,11 +88,9 @@ class ScriptedModel:
     ) -> Instances:
         self.asked.append((image.index, concepts, boxes))
         found = self.script(image.index)
-        if concepts is None:
-            return found[[label == "visual" for label in found.labels]]
-        names = [concepts] if isinstance(concepts, str) else concepts
+        names = [concepts or "visual"] if not isinstance(concepts, list) else concepts
         parts = [found[np.array([n == c for n in found.labels], bool)] for c in names]
-        return join(parts).above(threshold)
+        return replace(join(parts).above(threshold), concepts=tuple(names))
 
 
 def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Frame]:
@@ -100,3 +101,58 @@ def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Fra
         image[0, 0, :2] = index % 256, index // 256
         out.append(Frame(index, index / 10, image))
     return out
+
+
+class ScriptedMemory:
+    """A memory tracker that sees what ``see(frame, id)`` says: logits (h, w), and a presence."""
+
+    def __init__(self, see: Callable[[int, int], tuple[Array, float]] | None = None) -> None:
+        if see is not None:
+            self.see = see
+        self._given: dict[int, list[int]] = {}
+        self.remembered: list[tuple[int, list[int]]] = []
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self._given)
+
+    def read(self, image: Any) -> Any:
+        return image
+
+    def propagate(self, frame: int, features: Any) -> Tracked:
+        said = [self.see(frame, id) for id in self.ids]
+        logits = [torch.from_numpy(np.asarray(mask, np.float32).copy()) for mask, _ in said]
+        presence = torch.tensor([p for _, p in said], dtype=torch.float32)
+        masks = torch.stack(logits) if logits else torch.zeros(0, 8, 8)
+        return Tracked(self.ids, masks, presence, presence.sigmoid(), torch.zeros(len(said), 1))
+
+    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Tracked:
+        for id in ids:
+            self._given.setdefault(id, []).append(frame)
+        large = torch.where(masks, 10.0, -10.0)
+        ones = torch.ones(len(ids))
+        return Tracked(list(ids), large, 10 * ones, ones, torch.zeros(len(ids), 1))
+
+    def add_points(
+        self, frame: int, features: Any, id: int, xy: Any, labels: Any, previous: Any = None
+    ) -> Tracked:
+        self.pointed = xy, labels, previous
+        self._given.setdefault(id, []).append(frame)
+        mask = torch.full((1, 24, 24), -5.0)
+        y, x = (int(v * 24) for v in xy[0].flip(0))
+        mask[0, max(y - 3, 0) : y + 3, max(x - 3, 0) : x + 3] = 5
+        one = torch.ones(1)
+        return Tracked([id], mask, 10 * one, one, torch.zeros(1, 1))
+
+    def remember(self, frame: int, features: Any, tracked: Tracked, **options: Any) -> None:
+        self.remembered.append((frame, list(tracked.ids)))
+
+    def remove(self, ids: list[int]) -> None:
+        for id in ids:
+            del self._given[id]
+
+    def conditioned(self, id: int) -> list[int]:
+        return sorted(self._given[id])
+
+    def release(self, frame: int, id: int) -> None:
+        self._given[id].remove(frame)

@@ -1,0 +1,177 @@
+"""Decisions on scripted clips equal those of upstream's code, frame by frame."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from efficientsam3.image import _suppress
+from efficientsam3.types import Instances, LogitPatch
+from efficientsam3.video.concepts import ConceptTracker
+from efficientsam3.video.frames import Frame
+from efficientsam3.video.settings import TrackSettings
+
+from .scripted import ScriptedMemory
+
+PARITY = Path(__file__).parents[2] / "parity"
+CASES = json.loads((PARITY / "concept_decisions.json").read_text())
+
+OURS = {
+    "hotstart_delay": "hotstart",
+    "hotstart_unmatch_thresh": "hotstart_unmatched",
+    "hotstart_dup_thresh": "hotstart_doubles",
+    "init_trk_keep_alive": "keep_alive",
+    "max_trk_keep_alive": "most_alive",
+    "max_num_objects": "objects",
+    "recondition_every_nth_frame": "recondition",
+}
+
+
+def load_script() -> ModuleType:
+    if "clip_script" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("clip_script", PARITY / "clip_script.py")
+        module = sys.modules["clip_script"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules["clip_script"]
+
+
+def our_settings(theirs: dict[str, Any]) -> TrackSettings:
+    changes = {OURS[k]: v for k, v in theirs.items() if k in OURS}
+    if "suppress_unmatched_only_within_hotstart" in theirs:
+        changes["hide_unmatched"] = not theirs["suppress_unmatched_only_within_hotstart"]
+    if theirs.get("masklet_confirmation_enable"):
+        changes["confirm"] = 3
+    return replace(TrackSettings(), forget=0, **changes)
+
+
+class Recorder(ScriptedMemory):
+    """Plays what the script's tracker sees, and writes down what it is told."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.clip = clip
+        self.who: dict[int, tuple[int, int]] = {}
+        self.coming: list[int] = []
+        self.counts: dict[int, int] = {}
+        self.log: dict[str, Any] = {}
+
+    def see(self, frame: int, id: int) -> tuple[Any, float]:
+        said = self.clip.seen(frame, *self.who[id])
+        return said.logits, said.presence
+
+    def propagate(self, frame: int, features: Any) -> Any:
+        self.log = {"new": [], "reconditioned": [], "remembered": {}, "given": {}, "removed": []}
+        return super().propagate(frame, features)
+
+    def add_masks(self, frame: int, features: Any, ids: list[int], masks: torch.Tensor) -> Any:
+        for id, mask in zip(ids, masks, strict=True):
+            if id in self.ids:
+                self.log["reconditioned"].append(id)
+                continue
+            self.log["new"].append(id)
+            self.log["given"][str(id)] = int(mask.sum())
+        return super().add_masks(frame, features, ids, masks)
+
+    def remember(self, frame: int, features: Any, tracked: Any, **options: Any) -> None:
+        side = 4 * tracked.logits.shape[-1]
+        large = torch.nn.functional.interpolate(
+            tracked.logits[:, None], (side, side), mode="bilinear"
+        )
+        for id, mask, there in zip(tracked.ids, large, options["present"].tolist(), strict=True):
+            self.log["remembered"][str(id)] = [int((mask > 0).sum()), there]
+        super().remember(frame, features, tracked, **options)
+
+    def remove(self, ids: list[int]) -> None:
+        self.log["removed"] += ids
+        super().remove(ids)
+
+
+def detections(script: ModuleType, clip: Any, frame: int) -> tuple[Instances, list[int]]:
+    """What the model would give: over the threshold, best first, after NMS; and their blobs."""
+    dets = sorted(clip.detections[frame], key=lambda d: -d.score)
+    if dets:
+        kept = _suppress(torch.stack([torch.from_numpy(d.logits) for d in dets]) > 0, 0.1)
+        dets = [dets[i] for i in kept.tolist()]
+    n = len(dets)
+    scores = np.array([d.score for d in dets], np.float32)
+    found = Instances(
+        boxes=np.zeros((n, 4), np.float32),
+        scores=scores,
+        presence=scores,
+        labels=["thing"] * n,
+        size=script.SIZE,
+        patches=[LogitPatch.cut(d.logits) for d in dets],
+        concepts=("thing",),
+    )
+    return found, [d.blob for d in dets]
+
+
+SLOW = {1, 2, 7, 8}
+"""Seeds of clips with many objects."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, id=str(c["seed"]), marks=[pytest.mark.slow] if c["seed"] in SLOW else [])
+        for c in CASES
+    ],
+)
+def test_decisions_are_upstreams(case: dict[str, Any]) -> None:
+    script = load_script()
+    clip = script.ClipScript(case["seed"])
+    engine = Recorder(clip)
+    follower = ConceptTracker(
+        None, ["thing"], tracker=engine, settings=our_settings(case["settings"])
+    )
+    shown: dict[int, tuple[int, dict[str, list[float]]]] = {}
+    for frame in range(script.FRAMES):
+        found, blobs = detections(script, clip, frame)
+        engine.blobs_by_score = dict(zip(found.scores.tolist(), blobs, strict=True))
+        image = np.zeros((*script.SIZE, 3), np.uint8)
+        done = follower.step(Frame(frame, None, image), found)
+        for id, life in follower._objects.lives.items():
+            if id in engine.who:
+                continue
+            blob = engine.blobs_by_score[np.float32(life.score).item()]
+            engine.who[id] = (blob, engine.counts.get(blob, 0))
+            engine.counts[blob] = engine.counts.get(blob, 0) + 1
+        if frame == script.FRAMES - 1:
+            done += follower.flush()
+        theirs = case["decisions"][frame]
+        assert engine.log["new"] == theirs["new"]
+        assert sorted(engine.log["removed"]) == theirs["removed"]
+        assert sorted(engine.log["reconditioned"]) == theirs["reconditioned"]
+        assert engine.log["given"] == theirs["given"]
+        told = {k: v for k, v in theirs["remembered"].items() if int(k) not in theirs["removed"]}
+        assert engine.log["remembered"] == told
+        hidden = {i for i, life in follower._objects.lives.items() if life.hidden == frame}
+        assert hidden == set(theirs["occluded"]) - set(theirs["removed"])
+        for out in done:
+            shown[out.index] = frame, summary(out.instances)
+    assert [(f["frame"], f["after"]) for f in case["outputs"]] == [
+        (index, after) for index, (after, _) in shown.items()
+    ]
+    for theirs in case["outputs"]:
+        ours = shown[theirs["frame"]][1]
+        assert ours.keys() == theirs["shown"].keys()
+        for id, values in theirs["shown"].items():
+            assert ours[id] == pytest.approx(values, abs=2e-3)
+
+
+def summary(found: Instances) -> dict[str, list[float]]:
+    """By identity: score, area, mean row and column."""
+    out = {}
+    for row, id in enumerate(found.track_ids.tolist()):
+        ys, xs = np.nonzero(found.mask(row))
+        out[str(id)] = [float(found.scores[row]), len(ys), float(ys.mean()), float(xs.mean())]
+    return out

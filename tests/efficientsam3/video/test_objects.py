@@ -1,0 +1,455 @@
+"""Concepts followed by memory, with a scripted detector and a scripted tracker."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import efficientsam3 as es3
+from efficientsam3.types import Array, Instances
+from efficientsam3.video.concepts import ConceptTracker, TrackedFrame
+from efficientsam3.video.settings import TrackError, TrackSettings
+
+from .scripted import ScriptedMemory, ScriptedModel, block, frames, instances
+
+GRID = (48, 64)
+NOW = TrackSettings(hotstart=0)
+
+World = Callable[[int], dict[str, Array]]
+"""Frame -> masks by name, "<concept> <number>"."""
+
+
+class Oracle(ScriptedMemory):
+    """Follows each object that it is given perfectly, while it is in the world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.names: dict[int, str] = {}
+
+    def see(self, frame: int, id: int) -> tuple[Array, float]:
+        mask = self.world(frame).get(self.names.get(id, ""))
+        if mask is None or not mask.any():
+            return np.full(GRID, -1024.0), -5.0
+        return np.where(mask, 5.0, -5.0), 5.0
+
+    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Any:
+        for id, mask in zip(ids, masks.numpy(), strict=True):
+            rows, columns = (np.arange(g) * n // g for g, n in zip(GRID, mask.shape, strict=True))
+            small = mask[np.ix_(rows, columns)]
+            near = {n: (small & m).sum() / (small | m).sum() for n, m in self.world(frame).items()}
+            self.names.setdefault(id, max(near, key=near.get, default=""))
+        return super().add_masks(frame, features, ids, masks)
+
+
+def detect(world: World, score: float = 0.9) -> Callable[[int], Instances]:
+    """A detector that finds all that is in the world."""
+
+    def script(t: int) -> Instances:
+        there = {n: m for n, m in world(t).items() if m.any()}
+        labels = [name.split()[0] for name in there]
+        return instances(list(there.values()), labels, score, size=(60, 80), logits=True)
+
+    return script
+
+
+def follow(
+    world: World,
+    count: int,
+    concepts: list[str],
+    script: Callable[[int], Instances] | None = None,
+    **options: Any,
+) -> list[TrackedFrame]:
+    model = ScriptedModel(script or detect(world))
+    options = {"settings": NOW, **options}
+    follower = ConceptTracker(model, concepts, tracker=Oracle(world), **options)
+    out = [done for frame in frames(count) for done in follower.step(frame)]
+    return out + follower.flush()
+
+
+def ids(out: list[TrackedFrame]) -> list[list[int]]:
+    return [f.instances.track_ids.tolist() for f in out]
+
+
+def at(y: int, x: int, high: int = 10, wide: int = 10) -> Array:
+    return block(y, x, high, wide, GRID)
+
+
+def crossing(t: int) -> dict[str, Array]:
+    left, right = at(10, 2 + 3 * t, 20, 8), at(12, 50 - 3 * t, 20, 8)
+    return {"cat 0": left & ~right, "cat 1": right}
+
+
+def test_crossing_objects_keep_their_identities() -> None:
+    out = follow(crossing, 17, ["cat"])
+    assert ids(out) == [[0, 1]] * 17
+    for f in out[::4]:
+        true = crossing(f.index)["cat 1"]
+        assert abs(int(f.instances.mask(1).sum()) - true.sum() * 60 / 48 * 80 / 64) < 60
+
+
+def test_what_leaves_and_returns_is_the_same_object() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20) if t < 4 or t > 9 else at(0, 0, 0, 0), "cat 1": at(30, 40)}
+
+    assert ids(follow(world, 14, ["cat"])) == [[0, 1]] * 4 + [[1]] * 6 + [[0, 1]] * 4
+
+
+def test_concepts_do_not_see_each_other() -> None:
+    """A wheel is also the car's; each has identities and pixels of its own."""
+
+    def world(t: int) -> dict[str, Array]:
+        return {"car 0": at(10, 5 + t, 20, 40), "wheel 0": at(20, 10 + t, 8, 8)}
+
+    out = follow(world, 5, ["wheel", "car"])
+    assert ids(out) == [[0, 1]] * 5
+    for f in out:
+        assert f.instances.labels == ["wheel", "car"]
+        assert (f.instances.masks.all(0)).sum() > 50  # pixels of both
+        assert f.instances.concepts == ("wheel", "car")
+
+
+def test_objects_of_a_concept_share_no_pixel() -> None:
+    def world(_: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 10, 20, 20), "cat 1": at(10, 29, 20, 20)}
+
+    def found(t: int) -> Instances:
+        return detect(lambda _: {"cat 0": at(10, 10, 20, 20), "cat 1": at(10, 27, 20, 20)})(t)
+
+    def overlapping(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 10, 20, 20), "cat 1": at(10, 27 if t else 29, 20, 20)}
+
+    apart = follow(overlapping, 3, ["cat"], found)
+    shared = follow(overlapping, 3, ["cat"], found, settings=replace(NOW, overlap=True))
+    assert not apart[2].instances.masks.all(0).any()
+    assert shared[2].instances.masks.all(0).any()
+    assert ids(apart) == ids(shared) == [[0, 1]] * 3
+
+
+def test_results_leave_as_soon_as_hotstart_allows() -> None:
+    for delay in (0, 1, 4):
+        settings = TrackSettings(hotstart=delay, hotstart_unmatched=1, hotstart_doubles=1)
+        follower = ConceptTracker(
+            ScriptedModel(detect(crossing)), "cat", tracker=Oracle(crossing), settings=settings
+        )
+        waiting = [len(follower.step(frame)) for frame in frames(8)]
+        assert waiting == [0] * (delay - 1) + [1] * (9 - max(delay, 1))
+        assert len(follower.flush()) == max(delay - 1, 0)
+
+
+def test_a_false_detection_is_never_shown_after_hotstart() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20), "cat 1": at(30, 40)}
+
+    def found(t: int) -> Instances:
+        both = detect(world)(t)
+        return both if t == 2 else both[:1]
+
+    settings = TrackSettings(hotstart=6, hotstart_unmatched=4, hotstart_doubles=4)
+    assert ids(follow(world, 12, ["cat"], found, settings=settings)) == [[0]] * 12
+    shown = ids(follow(world, 12, ["cat"], found))
+    assert shown == [[0]] * 2 + [[0, 1]] * 10
+
+
+def test_objects_wait_for_confirmation() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20)}
+
+    def found(t: int) -> Instances:
+        return detect(world if t in (1, 3, 4, 5) else lambda _: {})(t)
+
+    settings = replace(NOW, confirm=3)
+    assert ids(follow(world, 8, ["cat"], found, settings=settings)) == [[]] * 5 + [[0]] * 3
+    late = TrackSettings(hotstart=4, hotstart_unmatched=4, hotstart_doubles=4, confirm=3)
+    assert ids(follow(world, 8, ["cat"], found, settings=late)) == [[]] * 3 + [[0]] * 5
+
+
+def test_unmatched_objects_are_hidden_if_asked() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20)}
+
+    def found(t: int) -> Instances:
+        return detect(world if t == 0 or t > 5 else lambda _: {})(t)
+
+    settings = replace(NOW, keep_alive=3, most_alive=3, hide_unmatched=True)
+    assert ids(follow(world, 9, ["cat"], found, settings=settings)) == (
+        [[0]] * 3 + [[]] * 4 + [[0]] * 2
+    )
+
+
+def test_the_object_limit_takes_the_best() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {f"cat {i}": at(4 + 14 * (i // 4), 2 + 15 * (i % 4)) for i in range(12)}
+
+    def found(t: int) -> Instances:
+        all_of_them = detect(world)(t)
+        return replace(all_of_them, scores=np.linspace(0.71, 0.99, 12).astype(np.float32))
+
+    out = follow(world, 3, ["cat"], found, settings=replace(NOW, objects=5))
+    assert ids(out) == [[0, 1, 2, 3, 4]] * 3
+    assert out[0].instances.scores.min() > 0.88
+
+
+def test_a_concept_without_detections_empty_frames_and_empty_clips() -> None:
+    out = follow(lambda _: {}, 4, ["unicorn"])
+    assert ids(out) == [[]] * 4
+    assert out[0].instances.size == (60, 80)
+    assert follow(lambda _: {}, 0, ["unicorn"]) == []
+
+
+def test_frames_that_change_size() -> None:
+    model = ScriptedModel(detect(crossing))
+    follower = ConceptTracker(model, "cat", tracker=Oracle(crossing), settings=NOW)
+    for t, size in enumerate([(60, 80), (31, 200), (19, 20), (60, 80)]):
+        (out,) = follower.step(frames(1, size, first=t)[0])
+        assert out.instances.size == size
+        assert out.instances.track_ids.tolist() == [0, 1]
+        assert out.instances.masks.shape == (2, *size)
+
+
+def test_backward_is_forward_of_the_turned_clip() -> None:
+    turned = lambda t: crossing(16 - t)  # noqa: E731
+    forward = follow(turned, 17, ["cat"])
+    model = ScriptedModel(detect(crossing))
+    follower = ConceptTracker(model, "cat", tracker=Oracle(turned), settings=NOW)
+    backward = [out for frame in reversed(frames(17)) for out in follower.step(frame)]
+    assert [f.index for f in backward] == list(range(16, -1, -1))
+    for one, other in zip(forward, backward, strict=True):
+        assert one.instances.track_ids.tolist() == other.instances.track_ids.tolist()
+        assert np.array_equal(one.instances.masks, other.instances.masks)
+    with pytest.raises(TrackError, match="frame 5 after frame 0: a stream has each frame once"):
+        follower.step(frames(1, first=5)[0])
+
+
+def test_between_detections_objects_go_on_by_memory() -> None:
+    model = ScriptedModel(detect(crossing))
+    follower = ConceptTracker(model, "cat", tracker=Oracle(crossing), settings=NOW, every=4)
+    out = [done for frame in frames(9) for done in follower.step(frame)]
+    assert model.read == [0, 4, 8]
+    assert ids(out) == [[0, 1]] * 9
+
+
+def test_misses_count_for_the_frames_they_stand_for() -> None:
+    """With every=4, two looks in vain are the 8 frames of SAM3's rule."""
+
+    def found(t: int) -> Instances:
+        return detect(crossing if t == 0 else lambda _: {})(t)
+
+    model = ScriptedModel(found)
+    follower = ConceptTracker(model, "cat", tracker=Oracle(crossing), every=4)
+    gone = []
+    for t, frame in enumerate(frames(10)):
+        follower.step(frame)
+        gone += [t] if not follower.ids else []
+    assert gone == [8, 9]
+
+
+def test_prompts_change_in_mid_stream() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 5 + t), "dog 0": at(30, 30), "cat 1": at(10, 40)}
+
+    model = ScriptedModel(detect(world))
+    settings = TrackSettings(hotstart=3, hotstart_unmatched=2, hotstart_doubles=2)
+    follower = ConceptTracker(model, "cat", tracker=Oracle(world), settings=settings)
+    out = []
+    for t, frame in enumerate(frames(9)):
+        if t == 3:
+            follower.add_concept("dog")
+        if t == 6:
+            follower.remove_object(1)
+        if t == 8:
+            follower.remove_concept("dog")
+        out += follower.step(frame)
+    out += follower.flush()
+    # What is removed disappears from the two frames that waited, and cat 1 is found anew.
+    assert ids(out) == [[0, 1]] * 3 + [[0, 1, 2]] + [[0, 2]] * 2 + [[0, 3]] * 3
+    assert follower.ids == [0, 3]
+    assert out[5].instances.labels == ["cat", "dog"]
+
+
+def test_exemplars_alone_begin_objects_that_memory_follows() -> None:
+    """Nothing is asked of later frames, so nothing speaks against the objects there."""
+
+    def world(t: int) -> dict[str, Array]:
+        return {"visual 0": at(10, 5 + t), "cat 0": at(30, 30)}
+
+    model = ScriptedModel(detect(world))
+    follower = ConceptTracker(model, "cat", tracker=Oracle(world))
+    follower.add_exemplars([[0, 0, 9, 9]], frame=2)
+    out = [done for frame in frames(24) for done in follower.step(frame)] + follower.flush()
+    assert ids(out) == [[0]] * 2 + [[0, 1]] * 22
+    assert [i for i, _, boxes in model.asked if boxes is not None] == [2]
+    assert out[-1].instances.labels == ["cat", "visual"]
+
+
+def test_an_object_is_pointed_at_and_corrected() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 10)}
+
+    engine = Oracle(world)
+    follower = ConceptTracker(ScriptedModel(detect(world)), "cat", tracker=engine, settings=NOW)
+    clip = frames(3)
+    with pytest.raises(TrackError, match="no frame was given yet"):
+        follower.add_object(points=[[4, 4]])
+    follower.step(clip[0])
+    new = follower.add_object(points=[[40, 30]])
+    assert new.track_ids.tolist() == [1]
+    assert new.labels == ["object"]
+    assert new.mask(0)[30, 40]
+    assert engine.pointed[2] is None
+    engine.names[1] = "cat 0"
+    follower.step(clip[1])
+    better = follower.add_object(track_id=0, box=[4, 6, 20, 20], points=[[5, 5]], point_labels=[0])
+    xy, labels, previous = engine.pointed
+    assert np.allclose(xy.numpy(), [[0.05, 0.1], [0.25, 1 / 3], [5 / 80, 5 / 60]])
+    assert labels.tolist() == [2, 3, 0]
+    assert previous.shape == GRID
+    assert better.labels == ["cat"]
+    assert better.scores.tolist() == [1]
+    assert engine.conditioned(0) == [1]  # no longer remembered by its detection in frame 0
+    drawn = follower.add_object(mask=np.ones((60, 80), bool), concept="wall")
+    assert drawn.labels == ["wall"]
+    assert follower.ids == [0, 1, 2]
+    with pytest.raises(TrackError, match="no object 7 is followed; these are: 0, 1, 2"):
+        follower.add_object(track_id=7, points=[[4, 4]])
+    with pytest.raises(es3.PromptError, match="nothing is pointed at"):
+        follower.add_object()
+
+
+def test_pointing_changes_the_frame_that_waits() -> None:
+    world = lambda _: {}  # noqa: E731
+    follower = ConceptTracker(ScriptedModel(detect(world)), "cat", tracker=Oracle(world))
+    clip = frames(2)
+    follower.step(clip[0])
+    follower.add_object(points=[[40, 30]])
+    follower.step(clip[1])
+    assert ids(follower.flush()) == [[0], []]
+
+
+def test_objects_that_are_pointed_at_are_not_taken_back() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 10)}
+
+    follower = ConceptTracker(ScriptedModel(detect(lambda _: {})), "cat", tracker=Oracle(world))
+    clip = frames(20)
+    follower.step(clip[0])
+    follower.add_object(mask=block(12, 12, 12, 12), concept="cat")
+    out = [done for frame in clip[1:] for done in follower.step(frame)]
+    assert ids(out)[1:] == [[0]] * (len(out) - 1)
+
+
+def test_the_masks_tracker_has_nothing_to_point_with() -> None:
+    follower = ConceptTracker(ScriptedModel(detect(crossing)), "cat", tracker="masks")
+    follower.step(frames(1)[0])
+    with pytest.raises(es3.MissingAbilityError, match="followed by memory"):
+        follower.add_object(points=[[4, 4]])
+
+
+def test_another_detectors_detections() -> None:
+    """Masks of pixels; a frame without detections speaks against all objects."""
+    settings = replace(NOW, hide_unmatched=True, keep_alive=1, most_alive=1)
+    follower = ConceptTracker(None, tracker=Oracle(crossing), settings=settings)
+    rescaled = instances([block(12, 2, 25, 10), block(15, 62, 25, 10)], "cat")
+    clip = frames(3)
+    (first,) = follower.step(clip[0], rescaled)
+    assert np.array_equal(first.instances.masks, rescaled.masks)
+    (second,) = follower.step(clip[1], instances([]))
+    assert ids([first, second]) == [[0, 1], []]
+    assert follower.ids == [0, 1]
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_thousand_detections(count: int) -> None:
+    size = (96, 96)
+    boxes = [block(3 * (i // 32), 3 * (i % 32), 2, 2, size) for i in range(count)]
+
+    def see(_: int, id: int) -> tuple[Array, float]:
+        return np.where(boxes[id], np.float32(3), np.float32(-3)), 5.0
+
+    found = instances(boxes, "cell", size=size, logits=True)
+    follower = ConceptTracker(None, tracker=ScriptedMemory(see), settings=NOW)
+    for frame in frames(2, size):
+        (out,) = follower.step(frame, found)
+        assert out.instances.track_ids.tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("count", [160, pytest.param(2000, marks=pytest.mark.slow)])
+def test_memory_is_flat(count: int) -> None:
+    """Objects come and go all the time; images are kept while they wait."""
+    small = (16, 16)
+
+    def world(t: int) -> dict[str, Array]:
+        return {
+            f"cat {i}": block(4 * (i % 3), (3 * (t - 40 * i)) % 60 - 8, 4, 5, small)
+            for i in range(max(0, t // 40 - 1), t // 40 + 1)
+        }
+
+    def script(t: int) -> Instances:
+        there = {n: m for n, m in world(t).items() if m.any()}
+        return instances(list(there.values()), "cat", size=small, logits=True)
+
+    class Small(Oracle):
+        def see(self, frame: int, id: int) -> tuple[Array, float]:
+            mask = self.world(frame).get(self.names.get(id, ""))
+            if mask is None or not mask.any():
+                return np.full(small, -1024.0), -5.0
+            return np.where(mask, 5.0, -5.0), 5.0
+
+        def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Any:
+            for id, mask in zip(ids, masks.numpy(), strict=True):
+                near = {n: (mask[::4, ::4] & m).sum() for n, m in self.world(frame).items()}
+                self.names.setdefault(id, max(near, key=near.get, default=""))
+            self.remembered.clear()
+            return ScriptedMemory.add_masks(self, frame, features, ids, masks)
+
+        def remove(self, ids: list[int]) -> None:
+            super().remove(ids)
+            for id in ids:
+                del self.names[id]
+
+    settings = TrackSettings(forget=30)
+    engine = Small(world)
+    follower = ConceptTracker(None, tracker=engine, settings=settings, keep_images=True)
+    used, most = [], 0
+    tracemalloc.start()
+    for t in range(count):
+        frame = frames(1, small, first=t)[0]
+        follower.step(frame, script(t))
+        engine.remembered.clear()
+        most = max(most, len(follower.ids))
+        if t in (count // 2 - 1, count - 1):
+            gc.collect()
+            used.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert follower._objects._next > count // 50
+    assert most < 12
+    assert used[1] - used[0] < 20_000
+
+
+def test_objects_that_were_nowhere_for_long_are_forgotten() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20) if t < 3 or t > 12 else at(0, 0, 0, 0)}
+
+    shown = ids(follow(world, 15, ["cat"], settings=replace(NOW, forget=5)))
+    assert shown == [[0]] * 3 + [[]] * 10 + [[1]] * 2
+    assert ids(follow(world, 15, ["cat"], settings=replace(NOW, forget=0)))[-1] == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"begin": 1.2}, "begin is between 0 and 1; got 1.2"),
+        ({"hotstart": -1}, "hotstart is a whole number from 0; got -1"),
+        ({"hotstart": 5}, "hotstart_unmatched is from 1 to hotstart, 5 frames; got 8"),
+        ({"objects": 0}, "objects is a whole number from 1; got 0"),
+    ],
+)
+def test_settings_say_their_range(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(TrackError, match=words):
+        TrackSettings(**change)
