@@ -20,7 +20,7 @@ from .perceiver import Perceiver
 from .positions import encode_ages, encode_grid, rotary_grid, rotate
 
 QUERIES = 256
-"""Queries that attend together in ``attend_narrow``: their logits stay in the cache."""
+"""Queries that attend together in ``attend_in_parts``: their logits stay in the cache."""
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -117,11 +117,13 @@ class Turns(NamedTuple):
     token_sin: Tensor | None = None
 
 
-def attend_narrow(q: Tensor, k: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
-    """Attention with values narrower than keys, for inference on a CPU.
+def attend_in_parts(q: Tensor, k: Tensor, values: Tensor, valid: Tensor | None) -> Tensor:
+    """Attention of some queries at a time, for inference on a CPU.
 
-    A quarter as wide, they save three eighths of the arithmetic. (1 or B, N, D), (B, M, D),
-    (B, M, V), (B, M) -> (B, N, V).
+    In bfloat16 twice as fast as torch's fused kernel. And values may be narrower than keys: a
+    quarter as wide, they save three eighths of the arithmetic.
+
+    (1 or B, N, D), (B, M, D), (B, M, V), (B, M) -> (B, N, V).
     """
     out = values.new_empty(len(k), q.shape[1], values.shape[-1])
     q = q * q.shape[-1] ** -0.5
@@ -137,6 +139,11 @@ def attend_narrow(q: Tensor, k: Tensor, values: Tensor, valid: Tensor | None) ->
     return out
 
 
+def _spared(*tensors: Tensor) -> bool:
+    """Whether ``attend_in_parts`` is for these: a CPU's, of which nothing is learned."""
+    return not any(t.requires_grad or t.device.type != "cpu" for t in tensors)
+
+
 class RotaryPairAttention(PairAttention):
     """One-head attention with rotary positions on a grid of queries."""
 
@@ -150,6 +157,8 @@ class RotaryPairAttention(PairAttention):
         """A frame's cells attend to each other: (B, N, C) -> (B, N, C)."""
         q, k = (rotate(linear(p, x), turns.cos, turns.sin) for p in (self.q_proj, self.k_proj))
         v = linear(self.v_proj, x)
+        if _spared(q, k) and q.dtype != torch.float32:
+            return linear(self.out_proj, attend_in_parts(q, k, v, None))
         seen = dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         return linear(self.out_proj, seen)
 
@@ -162,10 +171,9 @@ class RotaryPairAttention(PairAttention):
         placed = k.shape[1] - memory.pointers
         frames = k[:, :placed].unflatten(1, (-1, len(cos)))
         k = torch.cat([rotate(frames, cos, sin).flatten(1, 2), k[:, placed:]], 1)
-        narrow = k.device.type == "cpu" and not (k.requires_grad or q.requires_grad)
-        if narrow and memory.values.shape[-1] < k.shape[-1]:
+        if _spared(q, k) and memory.values.shape[-1] < k.shape[-1]:
             # Weights sum to one: projecting what was read is reading what was projected.
-            read = attend_narrow(q, k, memory.values.to(k.dtype), memory.valid)
+            read = attend_in_parts(q, k, memory.values.to(k.dtype), memory.valid)
             return linear(self.out_proj, linear(self.v_proj, read))
         v = linear(self.v_proj, memory.values)
         valid = None if memory.valid is None else memory.valid[:, None, None]
