@@ -1,0 +1,37 @@
+"""Concepts in a picture, drawn with Supervision.
+
+python examples/supervision_image.py photo.jpg --concepts dog "red car" --model NAME
+"""
+
+import argparse
+from pathlib import Path
+
+import supervision as sv
+from PIL import Image
+
+import efficientsam3 as es3
+from supervision_adapters import ConceptDetector
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("image", nargs="?", default="demo/scenes/images/scene_0000003.jpg")
+    parser.add_argument("--concepts", nargs="+", default=["tomato", "suv", "plant"])
+    parser.add_argument("--model", default="efficientsam3-stickers")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--out", type=Path, default=Path("out/examples/supervision_image.jpg"))
+    options = parser.parse_args(arguments)
+
+    model = es3.load(options.model)
+    detector = ConceptDetector(model, options.concepts, threshold=options.threshold)
+    picture = Image.open(options.image).convert("RGB")  # PIL: no question of RGB or BGR
+    found = detector.predict(picture)
+    print(f"{len(found)} found:", *found.data["class_name"])
+    for annotator in (sv.MaskAnnotator(), sv.PolygonAnnotator(), sv.LabelAnnotator()):
+        picture = annotator.annotate(picture, found)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(options.out)
+
+
+if __name__ == "__main__":
+    main()
