@@ -21,7 +21,9 @@ from .variants import list_models
 if TYPE_CHECKING:
     from .image import EncodedImage, Grounding, ImageModel, load
     from .types import Instances
+    from .video.bank import MemorySettings
     from .video.concepts import ConceptTracker, TrackedFrame
+    from .video.interactive import InteractiveTracker
     from .video.settings import TrackSettings
     from .video.track import track
 
@@ -36,6 +38,8 @@ __all__ = [
     "ImageError",
     "ImageModel",
     "Instances",
+    "InteractiveTracker",
+    "MemorySettings",
     "MissingAbilityError",
     "PromptError",
     "TrackSettings",
@@ -54,6 +58,8 @@ _LATER = {
     "Grounding": "image",
     "ImageModel": "image",
     "Instances": "types",
+    "InteractiveTracker": "video.interactive",
+    "MemorySettings": "video.bank",
     "TrackSettings": "video.settings",
     "TrackedFrame": "video.concepts",
     "load": "image",
