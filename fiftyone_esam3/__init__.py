@@ -15,6 +15,6 @@ def register(plugin: Any) -> None:
     so that plugin, zoo and scripts share one model in memory.
     """
     require_core()
-    from fiftyone_esam3.operators import register as register_all
+    from fiftyone_esam3.plugin import register as register_all
 
     register_all(plugin)

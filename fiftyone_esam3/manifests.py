@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from efficientsam3.variants import (
+    EMBEDDED,
     STAGES,
     VARIANTS,
     WEIGHTS_FILE,
@@ -19,6 +20,8 @@ from efficientsam3.variants import (
     Variant,
     list_models,
 )
+
+from .source import VIDEO_MODEL
 
 HERE = Path(__file__).parent
 
@@ -64,6 +67,22 @@ def describe(variant: Variant) -> dict[str, Any]:
     }
 
 
+def describe_video() -> dict[str, Any]:
+    """What both manifests say about the model of whole videos."""
+    own = describe(VARIANTS[EMBEDDED])
+    return {
+        **own,
+        "base_name": VIDEO_MODEL,
+        "base_filename": f"{VIDEO_MODEL}.efficientsam3{PurePosixPath(WEIGHTS_FILE).suffix}",
+        "description": (
+            "Finds all instances of any concept in videos and follows them, or follows objects "
+            "that boxes and points show; on CPUs too. variant= names the model of the table that "
+            f"does it; {EMBEDDED} by default."
+        ),
+        "tags": [*TAGS, "video", "zero-shot"],
+    }
+
+
 def config_manifest() -> dict[str, Any]:
     """For ``fiftyone.config.model_zoo_manifest_paths``."""
     return {
@@ -81,6 +100,19 @@ def config_manifest() -> dict[str, Any]:
             }
             for name in list_models()
         ]
+        + [
+            {
+                **describe_video(),
+                "manager": {
+                    "type": "fiftyone_esam3.manager.WeightsManager",
+                    "config": {"model": VIDEO_MODEL},
+                },
+                "default_deployment_config_dict": {
+                    "type": "fiftyone_esam3.video.EfficientSam3Video",
+                    "config": {"variant": EMBEDDED},
+                },
+            }
+        ]
     }
 
 
@@ -88,7 +120,7 @@ def remote_manifest() -> dict[str, Any]:
     """For ``fiftyone.zoo.register_zoo_model_source``."""
     return {
         "name": REMOTE_NAME,
-        "models": [describe(VARIANTS[name]) for name in list_models()],
+        "models": [*(describe(VARIANTS[name]) for name in list_models()), describe_video()],
     }
 
 

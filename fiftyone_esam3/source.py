@@ -15,6 +15,10 @@ from .core import require_core
 
 if TYPE_CHECKING:
     from .model import EfficientSam3
+    from .video import EfficientSam3Video
+
+VIDEO_MODEL = "efficientsam3-video"
+"""Any model of the table on whole videos, as a model of FiftyOne's zoo; ``variant`` says which."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +39,9 @@ def download_model(model_name: str, model_path: str) -> None:
     if _loads_other_weights():
         return
     from efficientsam3 import weights
+    from efficientsam3.variants import EMBEDDED
 
-    target = weights.download(model_name)
+    target = weights.download(EMBEDDED if model_name == VIDEO_MODEL else model_name)
     link = Path(model_path)
     link.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -61,15 +66,25 @@ def _loads_other_weights() -> bool:
     return False
 
 
-def load_model(model_name: str, model_path: str | None = None, **kwargs: Any) -> EfficientSam3:
+def load_model(
+    model_name: str, model_path: str | None = None, **kwargs: Any
+) -> EfficientSam3 | EfficientSam3Video:
     """Loads a model.
 
     Args:
         model_name: a name of the table, or a folder that ``model.save(folder)`` wrote.
         model_path: where FiftyOne has the weights; the core finds them by the model's name.
-        **kwargs: the arguments of :class:`~.model.EfficientSam3Config`.
+        **kwargs: the arguments of :class:`~.model.EfficientSam3Config`; for
+            "efficientsam3-video" those of :class:`~.video.EfficientSam3VideoConfig`, whose
+            ``variant`` is a name of the table.
     """
     require_core()
+    if model_name == VIDEO_MODEL:
+        from efficientsam3.variants import EMBEDDED
+
+        from .video import EfficientSam3Video, EfficientSam3VideoConfig
+
+        return EfficientSam3Video(EfficientSam3VideoConfig({"variant": EMBEDDED, **kwargs}))
     from .model import EfficientSam3, EfficientSam3Config
 
     return EfficientSam3(EfficientSam3Config({"variant": model_name, **kwargs}))

@@ -77,8 +77,8 @@ def track_video(
     Raises:
         RunError, PromptError, MissingAbilityError: before any work.
     """
-    from efficientsam3.video.settings import MaskSettings
-    from efficientsam3.video.track import ConceptTracker, TrackSettings
+    from efficientsam3.video.settings import MaskSettings, TrackSettings
+    from efficientsam3.video.track import ConceptTracker
 
     is_video = samples.media_type == fomm.VIDEO
     check_samples(samples, "video" if is_video else "image")
@@ -176,8 +176,9 @@ def _clips(
             "these are images, which have no order of their own; name the field to sort them by "
             "(order_field), such as filepath"
         )
-    for name in {order_field, sequence_field} - {None}:
-        check_field(samples, name)
+    for name in (order_field, sequence_field):
+        if name is not None:
+            check_field(samples, name)
     ordered = samples.sort_by(order_field)
     groups: dict[Any, tuple[list[str], list[str]]] = {}
     names = ordered.values(sequence_field) if sequence_field else [None] * len(ordered)

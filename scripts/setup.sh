@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
   demo) extras="fiftyone,video" ;;
-  test) extras="dev,fiftyone,scenes,supervision,train,video" ;;
+  test) extras="dev,export,fiftyone,scenes,supervision,train,video" ;;
   *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
 esac
 profile=$1
@@ -199,6 +199,12 @@ if [ "$profile" = test ]; then
     system_packages "art of the sticker scenes" "${wanted[@]}" || {
       step "${wanted[*]} could not be installed"
       note "the test that fetches the art needs it; as root: apt-get install ${wanted[*]}"
+    }
+  fi
+  if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+    system_packages "FiftyOne's App is tested in a browser" chromium chromium-driver || {
+      step "chromium and its driver could not be installed"
+      note "tests of the App are left out; as root: apt-get install chromium chromium-driver"
     }
   fi
 fi

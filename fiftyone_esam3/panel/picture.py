@@ -15,7 +15,7 @@ from efficientsam3.types import Instances
 
 from .bench import Prompts
 
-SIDE = 640
+SIDE = 520
 """Pixels of the longer side; small images are enlarged to it, so that one can point well."""
 
 FILL = 0.45
@@ -61,7 +61,7 @@ def draw(image: Pixels, found: Instances | None, prompts: Prompts) -> Image.Imag
             here[part] = here[part] * (1 - FILL) + np.array(tint, np.float32) * FILL
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     pen = ImageDraw.Draw(picture)
-    if found is not None:
+    if found is not None and found.patches is None:
         for tint, box in zip(tints, found.boxes, strict=True):
             pen.rectangle((box * scale).tolist(), outline=tint, width=2)
     shapes = [(*prompts.box, 1)] if prompts.box is not None else []

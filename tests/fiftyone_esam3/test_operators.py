@@ -23,9 +23,9 @@ from fiftyone.operators.registry import OperatorRegistry
 
 from fiftyone_esam3 import runs, similar
 from fiftyone_esam3.labels import ERROR_FIELD
-from fiftyone_esam3.operators import OPERATORS, PLUGIN
 from fiftyone_esam3.operators.form import describe, split
 from fiftyone_esam3.panel import Workbench
+from fiftyone_esam3.plugin import OPERATORS, PLUGIN
 
 from .conftest import picture
 
@@ -482,6 +482,30 @@ def test_missing_media_costs_itself(dataset: Any, run: Run, photos: list[str]) -
     summary = run("segment_concepts", **everything())
     assert (summary["done"], summary["failed"]) == (2, 2)
     assert "0.png" in dataset.first()[ERROR_FIELD]
+
+
+def test_a_thousand_instances_in_one_image(
+    dataset: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import efficientsam3 as es3
+    from efficientsam3.types import BitPatch, Instances
+
+    count = 1000
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, [44, 60], (count, 2))
+
+    def segment(self: Any, image: Any, concepts: Any, **_: Any) -> Instances:
+        patches = [BitPatch(np.ones((4, 4), bool), int(y), int(x)) for y, x in places]
+        boxes = np.concatenate([places[:, ::-1], places[:, ::-1] + 4], 1).astype(np.float32)
+        ones = np.ones(count, np.float32)
+        presence = {concepts[0]: 1.0}
+        labels = list(concepts) * count
+        return Instances(boxes, ones, ones, labels, (48, 64), patches, tuple(concepts), presence)
+
+    monkeypatch.setattr(es3.ImageModel, "segment", segment)
+    summary = run("segment_concepts", target=dataset[:1], **everything(concepts=["leaf"]))
+    assert summary["instances"] == {"leaf": count}
+    assert len({d.id for d in dataset.first().esam3.detections}) == count
 
 
 # Parts of forms -------------------------------------------------------------------------------

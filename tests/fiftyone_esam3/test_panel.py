@@ -16,10 +16,10 @@ from fiftyone.operators.registry import OperatorRegistry
 from PIL import Image
 
 import efficientsam3 as es3
-from fiftyone_esam3.operators import PLUGIN
 from fiftyone_esam3.panel import panel as panels
 from fiftyone_esam3.panel.bench import LIKE_THIS, NOT_THIS, OBJECT_OFF, Bench, Prompts
 from fiftyone_esam3.panel.picture import SIDE, draw, screen_size, to_image
+from fiftyone_esam3.plugin import PLUGIN
 from fiftyone_esam3.shared import COMPUTING
 
 GOOD = [0, 1, 3]
@@ -70,10 +70,10 @@ def hand(dataset: Any, tiny: Path) -> Iterator[Hand]:
 
 def test_it_shows_the_sample(hand: Hand) -> None:
     assert hand.state["title"] == "0.png" and hand.state["threshold"] == 0.5
-    assert (hand.state["width"], hand.state["height"]) == (640, 480)
+    assert (hand.state["width"], hand.state["height"]) == (520, 390)
     image, grid = hand.data["picture"]
     assert image["source"].startswith("data:image/jpeg;base64,")
-    assert len(grid["x"]) == len(grid["y"]) == 80 * 60
+    assert len(grid["x"]) == len(grid["y"]) == 65 * 49
     assert "show_panel_output" in hand.asked
 
 
@@ -142,13 +142,13 @@ def test_clicks_refine_one_object(hand: Hand, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(es3.ImageModel, "segment_objects", segment_objects)
     monkeypatch.setattr(es3.ImageModel, "encode", count)
     panels._encoded._kept.clear()
-    hand("click", idx=[240, 320])
-    assert asked[-1]["points"] == [[pytest.approx((32.05, 24.05))]] and asked[-1]["multimask"]
+    hand("click", idx=[195, 260])  # row and column of the picture, 390 x 520
+    assert asked[-1]["points"] == [[pytest.approx((32, 24), abs=0.1)]] and asked[-1]["multimask"]
     hand.state["meaning"] = OBJECT_OFF
     hand("click", idx=[0, 0])
     assert asked[-1]["point_labels"] == [[1, 0]] and not asked[-1]["multimask"]
     hand("box", data=[{"x": 80, "y": 40}, {"x": 400, "y": 300}, {"x": None}])
-    np.testing.assert_allclose(asked[-1]["boxes"], [(8.05, 4.05, 40.05, 30.05)])
+    np.testing.assert_allclose(asked[-1]["boxes"], [(9.85, 4.92, 49.23, 36.92)], atol=0.1)
     hand("next_object")
     hand.state["meaning"] = "on"
     hand("click", idx=[10, 10])
@@ -274,7 +274,8 @@ def test_masks_are_drawn_where_they_are() -> None:
     pixels = np.asarray(draw(blank, found, Prompts()), int)
     changed = (np.abs(pixels - 128).max(-1) > 10).astype(np.uint8) * 255
     ys, xs = np.nonzero(changed)
-    assert (xs.min(), xs.max(), ys.min(), ys.max()) == pytest.approx((320, 480, 80, 160), abs=2)
+    corners = np.array([40, 60, 10, 20]) * SIDE / 80
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == pytest.approx(corners, abs=2)
     small = np.asarray(Image.fromarray(changed).resize((80, 40))) > 127
     assert (small == mask).mean() > 0.97
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fiftyone_esam3 import track
 from fiftyone_esam3.labels import ERROR_FIELD
-from fiftyone_esam3.operators import PLUGIN
+from fiftyone_esam3.plugin import PLUGIN
 
 from .conftest import picture
 
@@ -140,3 +140,97 @@ def test_the_dataset_is_deleted_while_it_tracks(
     monkeypatch.setattr(track, "CHUNK", 2)
     with pytest.raises(ExecutionError, match="was deleted while this run worked on it"):
         run(videos, tiny)
+
+
+# The zoo's model ------------------------------------------------------------------------------
+
+
+def load(tiny: Path, **options: Any) -> Any:
+    from fiftyone_esam3 import load_model
+
+    chosen = {"variant": str(tiny), "device": "cpu", "dtype": "float32", "threshold": 0.0}
+    return load_model("efficientsam3-video", **{**chosen, **options})
+
+
+def indices(sample: Any, field: str = "found") -> dict[int, set[int]]:
+    return {
+        n: {d.index for d in sample.frames[n][field].detections}
+        for n in sample.frames
+        if sample.frames[n][field] is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("direction", "frames"),
+    [("both", range(1, 8)), ("forward", range(3, 8)), ("backward", range(1, 4))],
+)
+def test_the_video_model_follows_concepts(
+    videos: Any, tiny: Path, direction: str, frames: range
+) -> None:
+    model = load(
+        tiny, classes=["bus"], tracker="masks", text_frame_idx=3, propagation_direction=direction
+    )
+    videos[:1].apply_model(model, label_field="found", skip_failures=False)
+    found = indices(videos.first())
+    assert sorted(found) == list(frames)
+    assert set.intersection(*list(found.values())[:2])
+    labels = videos.first().frames[3].found
+    assert {d.label for d in labels.detections} == {"bus"}
+    assert len({d.instance.id for d in labels.detections}) == len(labels.detections)
+
+
+def test_the_video_model_s_filter_is_its_question(videos: Any, tiny: Path) -> None:
+    """As the built-in model's own example does it."""
+    model = load(tiny, tracker="masks")
+    videos[:1].apply_model(model, label_field="found", classes=["dog"], skip_failures=False)
+    labels = videos.first().frames[1].found.detections
+    assert {d.label for d in labels} == {"dog"}
+
+
+@pytest.mark.parametrize("kind", ["boxes", "clicks"])
+def test_the_video_model_follows_what_is_shown(videos: Any, tiny: Path, kind: str) -> None:
+    sample = videos.first()
+    if kind == "boxes":
+        shown = fo.Detections(
+            detections=[
+                fo.Detection(label="a", bounding_box=[0.1, 0.1, 0.4, 0.5]),
+                fo.Detection(label="b", bounding_box=[0.5, 0.5, 0.4, 0.4]),
+            ]
+        )
+    else:
+        shown = fo.Keypoints(
+            keypoints=[
+                fo.Keypoint(label="a", points=[(0.5, 0.5)]),
+                fo.Keypoint(label="b", points=[(0.2, 0.2), (0.8, 0.8)], sam_labels=[1, 0]),
+            ]
+        )
+    sample.frames[3] = fo.Frame(shown=shown)
+    sample.save()
+    model = load(tiny, operation_mode="visual")
+    videos[:1].apply_model(
+        model, label_field="found", prompt_field="frames.shown", skip_failures=False
+    )
+    found = indices(videos.first())
+    assert sorted(found) == list(range(1, 8))
+    labels = videos.first().frames[3].found.detections
+    assert {(d.index, d.label) for d in labels} <= {(0, "a"), (1, "b")} and labels
+
+
+@pytest.mark.parametrize(
+    ("options", "params", "message"),
+    [
+        ({}, {}, "nothing to look for"),
+        ({"operation_mode": "visual"}, {}, "no frame has boxes"),
+        ({"classes": ["a"]}, {"prompt_field": "filepath"}, "'frames.filepath'"),
+        ({"operation_mode": "auto"}, {}, "'concept' or 'visual'"),
+        ({"propagation_direction": "up"}, {}, "'both' or 'forward'"),
+        ({"clases": ["a"]}, {}, "unknown arguments"),
+    ],
+)
+def test_the_video_model_s_mistakes(
+    videos: Any, tiny: Path, options: Any, params: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        videos[:1].apply_model(
+            load(tiny, **options), label_field="found", skip_failures=False, **params
+        )

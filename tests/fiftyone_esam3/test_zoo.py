@@ -28,6 +28,8 @@ from efficientsam3.build import tiny_config
 from efficientsam3.variants import EMBEDDED, VARIANTS, WEIGHTS_FILE, Packaged
 from fiftyone_esam3 import manifests
 from fiftyone_esam3.manager import WeightsManager, WeightsManagerConfig
+from fiftyone_esam3.plugin import OPERATORS, PLUGIN
+from fiftyone_esam3.source import VIDEO_MODEL
 
 from .conftest import picture
 
@@ -61,7 +63,7 @@ def test_manifests_are_up_to_date(file: str) -> None:
 @pytest.mark.parametrize("file", manifests.MANIFESTS)
 def test_manifests_list_every_model(file: str) -> None:
     listed = [m["base_name"] for m in json.loads((FOLDER / file).read_text())["models"]]
-    assert sorted(listed) == sorted(VARIANTS)
+    assert sorted(listed) == sorted([*VARIANTS, VIDEO_MODEL])
 
 
 def test_the_repository_has_one_manifest_and_one_plugin() -> None:
@@ -78,7 +80,8 @@ def test_the_repository_has_one_manifest_and_one_plugin() -> None:
 
 
 def test_names_of_files_end_as_the_files_do() -> None:
-    for model in manifests.remote_manifest()["models"]:
+    *images, _ = manifests.remote_manifest()["models"]
+    for model in images:
         source = VARIANTS[model["base_name"]].weights
         path = WEIGHTS_FILE if isinstance(source, Packaged) else source.path
         assert Path(model["base_filename"]).suffix == Path(path).suffix
@@ -96,7 +99,7 @@ def test_the_remote_name_hides_no_module() -> None:
 def test_this_process_found_the_models_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     assert set(VARIANTS) <= set(foz.list_zoo_models())
     assert not caplog.records  # such as a name that another model has
-    assert set(foz.list_zoo_models(tags="efficientsam3")) == set(VARIANTS)
+    assert set(foz.list_zoo_models(tags="efficientsam3")) == {*VARIANTS, VIDEO_MODEL}
 
 
 APPLY = """
@@ -370,9 +373,70 @@ def test_the_repository_is_a_model_source(served: str, tiny: Path, tmp_path: Pat
         FIFTYONE_MODEL_ZOO_DIR=str(tmp_path / "zoo"),
         HF_HOME=str(tmp_path / "hub"),
     )
-    assert f"['{served}'] {len(VARIANTS)}" in said
+    assert f"['{served}'] {len(VARIANTS) + 1}" in said
     assert "efficientsam3-zoo.model ['bus', 'person'] 3" in said
     assert os.listdir(tmp_path / "zoo") == [manifests.REMOTE_NAME]
+
+
+# As a plugin --------------------------------------------------------------------------------
+
+LISTED = """
+import fiftyone.operators as foo, fiftyone.plugins as fop
+print([p.directory for p in fop.list_plugins() if p.name == "@efficientsam3/curation"])
+print(sum("efficientsam3" in o.uri for o in foo.list_operators()))
+"""
+
+
+@pytest.mark.slow
+def test_the_plugin_needs_no_step() -> None:
+    said = python(LISTED).splitlines()
+    assert "_fiftyone_esam3_plugin" in said[-2] and said[-1] == str(len(OPERATORS) + 1)
+    assert python(LISTED, FIFTYONE_ESAM3_AUTOLOAD="0").splitlines()[-2:] == ["[]", "0"]
+
+
+DOWNLOAD = (
+    """
+import sys
+import fiftyone.plugins as fop
+fop.download_plugin(sys.argv[1])
+"""
+    + LISTED
+    + """
+fop.delete_plugin("@efficientsam3/curation")
+print([p.directory for p in fop.list_plugins() if p.name == "@efficientsam3/curation"])
+"""
+)
+
+
+@pytest.mark.slow
+def test_the_repository_is_a_plugin_to_download(served: str, tmp_path: Path) -> None:
+    """Without the autoload; what is copied registers what the package has."""
+    folder = tmp_path / "plugins"
+    said = python(
+        DOWNLOAD, served, FIFTYONE_ESAM3_AUTOLOAD="0", FIFTYONE_PLUGINS_DIR=str(folder)
+    ).splitlines()
+    assert str(folder) in said[-3] and said[-2] == str(len(OPERATORS) + 1) and said[-1] == "[]"
+    assert not [p for p in folder.rglob("*") if p.is_file()]
+
+
+@pytest.mark.slow
+def test_a_downloaded_plugin_is_listed_once(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins" / "mine"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "autoload"))
+    said = python(LISTED, FIFTYONE_PLUGINS_DIR=str(tmp_path / "plugins")).splitlines()
+    assert said[-2] == f"['{folder}']"
+
+
+def test_deleting_the_plugin_spares_the_package() -> None:
+    """FiftyOne deletes the folder that a plugin is listed with."""
+    import fiftyone.plugins as fop
+
+    (plugin,) = (p for p in fop.list_plugins() if p.name == PLUGIN)
+    place = Path(plugin.directory)
+    assert not place.is_relative_to(FOLDER) and not FOLDER.is_relative_to(place)
+    assert {p.name for p in place.iterdir()} - {"__pycache__"} == {"__init__.py", "fiftyone.yml"}
+    for name, source in (("fiftyone.yml", "fiftyone.yml"), ("__init__.py", "autoload/plugin.py")):
+        assert (place / name).read_text() == (FOLDER / source).read_text()
 
 
 # The folder alone ---------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""The example of curation, as a script."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import fiftyone as fo
+import pytest
+from PIL import Image
+
+from .conftest import picture
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "fiftyone_curation.py"
+
+
+def test_curation(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(SCRIPT.read_text().splitlines()) < 40
+    before = set(fo.list_datasets())
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    spec = importlib.util.spec_from_file_location("curation", SCRIPT)
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "OUT", str(tmp_path / "out"))
+    script.main(str(tmp_path), "person, bus", str(tiny), "0")
+    said = capsys.readouterr().out
+    assert "segment_concepts: 3 samples in" in said and "like 1 examples" in said
+    drawn = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert [p.stem for p in drawn] == ["0", "1", "2"]
+    assert Image.open(drawn[0]).size == (64, 48)
+    coco = json.loads((tmp_path / "out" / "coco" / "labels.json").read_text())
+    assert {c["name"] for c in coco["categories"]} == {"person", "bus"}
+    for name in set(fo.list_datasets()) - before:
+        fo.delete_dataset(name)
