@@ -85,8 +85,10 @@ class MemoryTracker:
         self.settings = settings if settings is not None else MemorySettings()
         self._head, self._memory = model.net.tracker()
         self._banks: dict[int, Bank] = {}
-        # Objects that go through together; at full size each needs some 100 MB meanwhile.
-        self._chunk = 4 if model.device.type == "cpu" else 16
+        # Objects that go through together. At full size three on a CPU, which gains nothing from
+        # more: each needs some 150 MB meanwhile.
+        most = 1 << (14 if model.device.type == "cpu" else 16)
+        self._chunk = max(1, most // model.config.grid**2)
 
     @property
     def ids(self) -> list[int]:

@@ -97,6 +97,21 @@ def test_an_object_is_tracked_alone_as_in_company(
                 close(all_of_them.take([all_of_them.ids.index(id)]), one)
 
 
+def test_many_objects_go_through_in_parts(
+    tiny: es3.ImageModel, frames: list[TrackerFeatures]
+) -> None:
+    masks = torch.cat([box_masks(LEFT, RIGHT, TALL), box_masks(RIGHT, LEFT) & box_masks(TALL)])
+    said = []
+    for chunk in (100, 2):
+        tracker = MemoryTracker(tiny)
+        tracker._chunk = chunk
+        given = tracker.add_masks(0, frames[0], range(5), masks)
+        step(tracker, 1, frames[1])
+        said.append((given, tracker.propagate(2, frames[2])))
+    for whole, parts in zip(*said, strict=True):
+        close(whole, parts)
+
+
 def test_what_is_remembered_changes_what_is_found(
     tracker: MemoryTracker, frames: list[TrackerFeatures]
 ) -> None:
