@@ -22,7 +22,7 @@ REGISTERED = "efficientsam3-masks"
 
 
 class MaskTracker:
-    """Identities by the overlap of masks: no weights, about a millisecond a frame.
+    """Identities by the overlap of masks: no weights, a few milliseconds a frame.
 
     The others of the `trackers` package follow boxes, and confuse objects whose boxes overlap.
     An object keeps its class. Identities are from 0 and never used again before ``reset``.

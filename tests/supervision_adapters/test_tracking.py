@@ -157,6 +157,20 @@ def test_memory_is_flat(tracker: Any) -> None:
     assert grown < 8_000, f"{grown} bytes in 120 frames"
 
 
+@pytest.mark.slow
+def test_two_thousand_frames_of_a_stream() -> None:
+    """The process itself does not grow: frames, masks and tracks are let go."""
+    psutil = pytest.importorskip("psutil")
+    found = [disc(10 + 10 * i) for i in range(4)]
+    numbers = iter(range(2000))
+    stream = (np.zeros((240, 320, 3), np.uint8) for _ in range(2000))
+    sizes = []
+    for index, _, _ in iter_track(stream, MaskTracker(), lambda _: found[next(numbers) % 4]):
+        if index % 500 == 499:
+            sizes.append(psutil.Process().memory_info().rss)
+    assert sizes[-1] - sizes[0] < 4 << 20, sizes
+
+
 def test_a_thousand_instances_in_a_frame() -> None:
     masks = np.zeros((1000, 100, 200), bool)
     for i, mask in enumerate(masks):
