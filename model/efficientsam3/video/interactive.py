@@ -19,7 +19,7 @@ from ..types import Array, Instances, LogitPatch
 from .bank import MemorySettings
 from .concepts import TrackedFrame
 from .frames import Frame
-from .memory import MemoryTracker, Tracked, TrackerFeatures
+from .memory import LARGEST, MemoryTracker, Tracked, TrackerFeatures
 from .mend import mend
 from .settings import TrackError
 from .shelf import Shelf
@@ -32,7 +32,7 @@ MOST_POINTS = 16
 READ = 4
 """Frames whose features are kept, so that clicks on one frame cost no encoding."""
 
-SEEN = 64
+SEEN = 32
 """Frames whose masks are kept, to be corrected; and to be shown again."""
 
 SMALL = 16
@@ -49,7 +49,7 @@ class Given:
 
 @dataclass(eq=False)
 class Seen:
-    """One object on one frame. logits: (4g, 4g) float16. presence: logit. quality: in [0, 1]."""
+    """One object on one frame. logits: (4g, 4g). presence: a logit. quality: in [0, 1]."""
 
     logits: Tensor
     presence: float
@@ -72,9 +72,9 @@ class InteractiveTracker:
     are held, and time goes forward.
 
     Memory does not grow with the video: features of 4 frames, some pictures, masks of the last
-    64 frames that were seen, a bounded memory for each object, and what was given: a mask and a
-    memory for each prompted frame of each object (one megabyte at full size in bfloat16). Whose
-    correction lies on a frame that was seen longer ago begins from its clicks alone.
+    32 frames that were seen, a bounded memory for each object, and what was given: a mask and a
+    memory for each prompted frame of each object (one megabyte at full size in bfloat16). A
+    correction on a frame that was seen longer ago begins from its clicks alone.
 
     Args:
         model: with the ability "video".
@@ -200,7 +200,7 @@ class InteractiveTracker:
         previous = None
         # A box, or clicks that begin anew, say all there is to say.
         if before is not None and not replace and box is None:
-            previous = before.logits.float()
+            previous = before.logits
         told = self.engine.add_points(frame, features, id, xy, labels, previous)
         return self._give(frame, given, told)
 
@@ -350,7 +350,7 @@ class InteractiveTracker:
         for id in self.ids if ids is None else ids:
             seen = self._kept.get((id, frame), here.get(id))
             if seen is not None and seen.presence > 0:
-                patch = LogitPatch.cut(mend(seen.logits.float().numpy(), SMALL))
+                patch = LogitPatch.cut(mend(seen.logits.numpy(), SMALL))
                 if patch.logits.size:
                     shown.append((id, seen, patch))
         patches = [patch for _, _, patch in shown]
@@ -386,6 +386,5 @@ class InteractiveTracker:
 
 
 def _keep(tracked: Tracked, row: int) -> Seen:
-    """One object, small: logits in float16, cut to where more says nothing more."""
-    logits = tracked.logits[row].clamp(-32, 32).to("cpu", torch.float16)
+    logits = tracked.logits[row].float().clamp(-LARGEST, LARGEST).cpu()
     return Seen(logits, float(tracked.presence[row]), float(tracked.quality[row]))
