@@ -67,6 +67,7 @@ def examine(start_database: bool = True) -> list[Check]:
         check_database(start=start_database),
         check_program("ffmpeg", "videos in FiftyOne"),
         check_program("ffprobe", "videos in FiftyOne"),
+        check_package("av", "video files, read and written", extra="video"),
         check_package("supervision", "supervision.Detections", extra="supervision"),
         check_package("trackers", "McByte, and being one of its trackers", extra="trackers"),
         check_package("ultralytics", "Ultralytics results", extra="ultralytics"),

@@ -1,0 +1,414 @@
+"""Memory, time and arithmetic of tracking.
+
+    python benchmarks/video.py memory                     # stubbed encoder, 100 to 5,000 frames
+    python benchmarks/video.py memory --encoder real --marks 50 100
+    python benchmarks/video.py objects --model efficientsam3-tinyvit-11m --counts 1 2 4
+    python benchmarks/video.py attention                  # a Perceiver beside the full memory
+
+Weights are untrained: neither time nor memory depends on them. So that objects stay in sight all
+the same, masks are put in place of what untrained weights see; all that is computed, is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+import efficientsam3 as es3
+from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config
+from efficientsam3.types import BitPatch, Instances
+from efficientsam3.video.memory import MemoryTracker, Tracked, TrackerFeatures
+
+Pixels = npt.NDArray[np.uint8]
+
+SIZE = (240, 320)
+SQUARES = ((20, 60, 3), (100, 50, 5), (170, 56, 7))
+"""Top, side and pixels a frame of each; they go to and fro, so that a clip can be endless."""
+STICKERS, TINY = "stickers", "tiny"
+PARTS = ("interactive", "interactive_neck", "memory")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+# What is seen -----------------------------------------------------------------------------------
+
+
+def squares(t: int) -> list[tuple[int, int, int, int]]:
+    """Boxes of the squares in frame ``t``, xyxy."""
+    out = []
+    for top, side, speed in SQUARES:
+        room = SIZE[1] - side
+        left = abs((speed * t) % (2 * room) - room)
+        out.append((left, top, left + side, top + side))
+    return out
+
+
+def masks(t: int) -> torch.Tensor:
+    """(3, H, W) bool."""
+    out = torch.zeros(len(SQUARES), *SIZE, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(out, squares(t), strict=True):
+        mask[y0:y1, x0:x1] = True
+    return out
+
+
+def write_film(path: Path, frames: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        (stream.height, stream.width), stream.pix_fmt = SIZE, "yuv420p"
+        stream.options = {"preset": "ultrafast"}
+        for t in range(frames):
+            image = np.full((*SIZE, 3), 90, np.uint8)
+            for i, (x0, y0, x1, y1) in enumerate(squares(t)):
+                image[y0:y1, x0:x1] = np.roll((230, 60, 30), i)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+
+
+class Watcher(es3.ImageModel):
+    """A model that sees the squares. ``real``: it encodes each frame, or only the first."""
+
+    real = False
+    t = -1
+    _first: es3.EncodedImage | None = None
+
+    def encode(self, image: Any) -> es3.EncodedImage:
+        if isinstance(image, es3.EncodedImage):
+            return image
+        self.t += 1
+        if self._first is None or self.real:
+            self._first = super().encode(image)
+        return self._first
+
+    def segment(self, image: Any, concepts: Any = None, **options: Any) -> Instances:
+        patches = [BitPatch.cut(mask.numpy()) for mask in masks(self.t)]
+        scores = np.full(len(patches), 0.9, np.float32)
+        return Instances(
+            boxes=np.array(squares(self.t), np.float32),
+            scores=scores,
+            presence=scores,
+            labels=["square"] * len(patches),
+            size=SIZE,
+            patches=list(patches),
+            concepts=("square",),
+        )
+
+
+class Steered(MemoryTracker):
+    """Looks for objects as always, and then is told where they are."""
+
+    def __init__(self, model: Watcher, *arguments: Any) -> None:
+        super().__init__(model, *arguments)
+        self.watcher, self.which = model, dict[int, int]()
+
+    def add_masks(
+        self, frame: int, features: TrackerFeatures, ids: Sequence[int], given: torch.Tensor
+    ) -> Tracked:
+        there = F.interpolate(masks(self.watcher.t)[None].float(), given.shape[-2:])[0] > 0
+        for id, mask in zip(ids, given, strict=True):
+            self.which[id] = int((there & mask).flatten(1).sum(1).argmax())
+        return super().add_masks(frame, features, ids, given)
+
+    def propagate(self, *arguments: Any, **options: Any) -> Tracked:
+        found = super().propagate(*arguments, **options)
+        if not found.ids:
+            return found
+        there = masks(self.watcher.t)[[self.which[id] for id in found.ids]]
+        small = F.interpolate(there[None].float(), found.logits.shape[-2:])[0]
+        presence = torch.full_like(found.presence, 8.0)
+        return found._replace(
+            logits=16 * small - 8, presence=presence, quality=torch.ones_like(found.quality)
+        )
+
+
+def show(table: Table) -> None:
+    """A pipe has no edge to wrap at."""
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+
+
+def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
+    """``tiny``, ``stickers`` or a model of the table, with a video memory."""
+    memory = memory or MemoryConfig()
+    if name == TINY:
+        return tiny_config(memory=memory)
+    if name == STICKERS:
+        from efficientsam3.distill.recipes.stickers import Options, student_config
+
+        config = student_config(Options())
+    else:
+        from efficientsam3.variants import find_variant
+
+        config = find_variant(name).config
+    parts = (*(part for part in config.parts if part not in PARTS), *PARTS)
+    return dataclasses.replace(config, parts=parts, memory=memory)
+
+
+# Memory against length --------------------------------------------------------------------------
+
+
+def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory and time when so many frames are done: decoded, followed, drawn, written."""
+    from efficientsam3.benchmark import peak_memory
+    from efficientsam3.video import forms
+    from efficientsam3.video.frames import read_frames
+    from efficientsam3.video.journal import Journal
+    from efficientsam3.video.overlay import OverlayVideo
+    from efficientsam3.video.run import Pictures, run
+    from efficientsam3.video.sheet import ContactSheet
+    from efficientsam3.video.track import ConceptTracker
+
+    watcher = Watcher.from_config(config_of(arguments.model), device="cpu", dtype="float32")
+    watcher.real = arguments.encoder == "real"
+    engine = Steered(watcher)
+    rows: list[dict[str, float]] = []
+    clock = CLOCKS[arguments.clock]
+    start, done, most = clock(), 0, 0
+
+    def progress(tracked: Any, again: bool) -> None:
+        nonlocal done, most
+        done, most = done + 1, max(most, len(tracked.instances))
+        if done in arguments.marks:
+            rows.append(
+                {
+                    "frames": done,
+                    "peak MiB": peak_memory(),
+                    "memories kB": engine.nbytes / 1e3,
+                    "ms a frame": (clock() - start) / done * 1e3,
+                }
+            )
+
+    def follow(frames: Any) -> Iterator[Any]:
+        tracker = ConceptTracker(watcher, "square", tracker=engine)
+        for frame in frames:
+            yield from tracker.step(frame)
+        yield from tracker.flush()
+
+    folder = film.parent
+    video = {"name": film.name, "rate": 25.0, "frames": None, "concepts": ["square"]}
+    with read_frames(film) as frames, Journal(folder / "a.jsonl", {}, video) as journal:
+        pictures = Pictures()
+        if arguments.pictures:
+            pictures = Pictures(OverlayVideo(folder / "a.mp4", 25), ContactSheet(folder / "a.png"))
+        run(frames, journal, follow, pictures, progress=progress)
+        pictures.close()
+        tracks = journal.ids
+    forms.write_coco(folder / "a.jsonl", folder / "coco.json")
+    forms.write_mot(folder / "a.jsonl", folder / "a.txt")
+    return {"rows": rows, "tracks": tracks, "objects": most, "after": peak_memory()}
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    if arguments.film is not None:  # the process that is measured
+        print(json.dumps(follow_film(arguments.film, arguments)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder, "film.mp4")
+        write_film(film, max(arguments.marks))
+        command = [sys.executable, __file__, "--clock", arguments.clock]
+        command += ["--threads", str(arguments.threads or torch.get_num_threads())]
+        command += ["memory", "--film", str(film)]
+        command += ["--encoder", arguments.encoder, "--model", arguments.model]
+        command += ["--marks", *map(str, arguments.marks)]
+        command += [] if arguments.pictures else ["--no-pictures"]
+        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    table = Table(
+        title=f"{arguments.model}, {arguments.encoder} encoder, {told['objects']} objects"
+    )
+    for title in ("frames", "peak MiB", "of the first", "memories kB", "ms a frame"):
+        table.add_column(title, justify="right")
+    first = told["rows"][0]["peak MiB"]
+    for row in told["rows"]:
+        peak = row["peak MiB"]
+        cells = (f"{peak:.1f}", f"{peak / first - 1:+.2%}", f"{row['memories kB']:.1f}")
+        table.add_row(f"{row['frames']:,}", *cells, f"{row['ms a frame']:.1f}")
+    table.add_row("COCO, MOT", f"{told['after']:.1f}", f"{told['after'] / first - 1:+.2%}", "", "")
+    show(table)
+    print(f"{told['tracks']} tracks in the whole clip")
+
+
+# Time against objects ---------------------------------------------------------------------------
+
+
+def full_tracker(
+    model: es3.ImageModel, count: int, frames: int = 8
+) -> tuple[MemoryTracker, TrackerFeatures]:
+    """A tracker with ``count`` objects whose memories are full, and the next frame."""
+    tracker = MemoryTracker(model)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    features = tracker.read(image)
+    given = masks(0)[torch.arange(count) % len(SQUARES)]
+    tracked = tracker.add_masks(0, features, list(range(count)), given)
+    sure = torch.full_like(tracked.presence, 8.0)
+    for t in range(1, frames):
+        tracker.remember(t, features, tracked._replace(presence=sure))
+    features.looked = None
+    return tracker, features
+
+
+def median(run: Callable[[], Any], arguments: argparse.Namespace) -> float:
+    """Milliseconds."""
+    clock = CLOCKS[arguments.clock]
+    times = []
+    for _ in range(arguments.repeat):
+        start = clock()
+        run()
+        times.append((clock() - start) * 1e3)
+    return float(np.median(times))
+
+
+def objects(arguments: argparse.Namespace) -> None:
+    model = es3.ImageModel.from_config(config_of(arguments.model), device="cpu", dtype="float32")
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    table = Table(title=f"{arguments.model}: a frame of the memory tracker, memories full")
+    for title in ("objects", "read ms", "find ms", "remember ms", "ms an object", "of one"):
+        table.add_column(title, justify="right")
+    alone = 0.0
+    for count in arguments.counts:
+        tracker, features = full_tracker(model, count)
+
+        def find(tracker: MemoryTracker = tracker, features: TrackerFeatures = features) -> Tracked:
+            features.looked = None  # what depends on the frame alone counts too
+            return tracker.propagate(8, features)
+
+        found = find()  # warm
+        read = median(lambda t=tracker: t.read(image), arguments)  # type: ignore[misc]
+        finding = median(find, arguments)
+        remembering = median(
+            lambda t=tracker, f=features, x=found: t._encode(
+                f, x.logits, x.presence > 0, given=False
+            ),  # type: ignore[misc]
+            arguments,
+        )
+        each = (finding + remembering) / count
+        alone = alone or each
+        cells = (f"{v:.1f}" for v in (read, finding, remembering, each))
+        table.add_row(str(count), *cells, f"{each / alone:.0%}")
+    show(table)
+
+
+# A Perceiver beside the full memory -------------------------------------------------------------
+
+
+def cost_of_attention(config: ModelConfig, arguments: argparse.Namespace) -> dict[str, float]:
+    """GFLOP and milliseconds of memory attention, and of making a frame's memory.
+
+    The memories are full: seven frames, sixteen pointers.
+    """
+    from efficientsam3.benchmark import _counting
+
+    model = es3.ImageModel.from_config(config, device="cpu", dtype="float32")
+    tracker, features = full_tracker(model, 1, frames=17)
+    readings = [tracker._banks[id].read(17) for id in tracker.ids]
+    tracked = tracker.propagate(17, features)
+
+    def attend() -> Any:
+        features.looked = None
+        return tracker.look(features, readings)
+
+    def make() -> Any:
+        return tracker._encode(features, tracked.logits, tracked.presence > 0, given=False)
+
+    out: dict[str, float] = {"tokens a frame": len(readings[0].tokens[0])}
+    out["frames"] = len(readings[0].tokens)
+    for name, part in (("attention", attend), ("memory", make)):
+        with torch.inference_mode():
+            part()
+            with _counting() as counter:
+                part()
+            out[f"{name} GFLOP"] = counter.get_total_flops() / 1e9
+            out[f"{name} ms"] = median(part, arguments)
+    return out
+
+
+def attention(arguments: argparse.Namespace) -> None:
+    kinds = {
+        "full memory, 4 layers": MemoryConfig(),
+        f"full memory, {arguments.depth} layers": MemoryConfig(arguments.depth),
+        f"Perceiver, {arguments.depth} layers": MemoryConfig(
+            arguments.depth, arguments.latents, arguments.cells
+        ),
+    }
+    table = Table(title=f"{arguments.model}: memory attention of one object on one frame")
+    table.add_column("")
+    titles = ("tokens a frame", "GFLOP", "ms", "time", "memory GFLOP", "memory ms")
+    for title in titles:
+        table.add_column(title, justify="right")
+    whole = 0.0
+    for name, kind in kinds.items():
+        cost = cost_of_attention(config_of(arguments.model, kind), arguments)
+        whole = whole or cost["attention ms"]
+        table.add_row(
+            name,
+            f"{cost['tokens a frame']:.0f}",
+            f"{cost['attention GFLOP']:.2f}",
+            f"{cost['attention ms']:.1f}",
+            f"{cost['attention ms'] / whole:.0%}",
+            f"{cost['memory GFLOP']:.2f}",
+            f"{cost['memory ms']:.1f}",
+        )
+    show(table)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: what this process computes, with --threads 1, where others compute too",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    one = kinds.add_parser("memory", help="peak memory against the length of the clip")
+    one.add_argument("--marks", type=int, nargs="+", default=[100, 1000, 5000], help="frames")
+    one.add_argument("--encoder", choices=["stub", "real"], default="stub")
+    one.add_argument("--model", help="default: tiny, with the real encoder stickers")
+    one.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing")
+    one.add_argument("--film", type=Path, help=argparse.SUPPRESS)
+    two = kinds.add_parser("objects", help="milliseconds against the number of objects")
+    two.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    three = kinds.add_parser("attention", help="a Perceiver beside the full memory")
+    three.add_argument("--latents", type=int, default=None, help="tokens without a place")
+    three.add_argument("--cells", type=int, default=None, help="of tokens with one, a side")
+    three.add_argument("--depth", type=int, default=2, help="layers of memory attention")
+    for kind in (two, three):
+        kind.add_argument("--model", default=STICKERS, help="tiny, stickers, or of the table")
+        kind.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args(given)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.kind == "memory":
+        arguments.model = arguments.model or (TINY if arguments.encoder == "stub" else STICKERS)
+        memory(arguments)
+    elif arguments.kind == "objects":
+        objects(arguments)
+    else:
+        grid = config_of(arguments.model).grid
+        # EdgeTAM's 256 and 16 x 16 for a grid of 64, in proportion, on a grid that divides ours.
+        fits = [n for n in range(1, grid + 1) if grid % n == 0 and n <= max(2, grid / 4)]
+        arguments.cells = fits[-1] if arguments.cells is None else arguments.cells
+        if arguments.latents is None:
+            arguments.latents = arguments.cells**2
+        attention(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The benchmark of tracking: it runs, and what it measures is what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from efficientsam3.build import MemoryConfig, tiny_config
+from efficientsam3.video.frames import read_frames
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "video.py"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("video_under_test", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.torch, "set_num_threads", lambda count: None)
+    return module
+
+
+def numbers(said: str) -> list[list[float]]:
+    """The numbers of each row of a table."""
+    rows = [line for line in said.splitlines() if line.startswith("│")]
+    return [[float(v) for v in re.findall(r"[-+]?\d+(?:\.\d+)?", r.replace(",", ""))] for r in rows]
+
+
+@pytest.mark.slow  # a process of its own, which has torch to import
+def test_memory_is_read_at_the_marks(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["memory", "--marks", "4", "20"])
+    said = capsys.readouterr().out
+    first, second, _ = numbers(said)
+    assert (first[0], second[0]) == (4, 20)
+    assert 100 < first[1] <= second[1] < 4000
+    assert 0 < first[3] < second[3], "memories fill"
+    assert "tiny, stub encoder, 3 objects" in said and "3 tracks in the whole clip" in said
+
+
+def test_the_film_shows_what_the_watcher_sees(bench: ModuleType, tmp_path: Path) -> None:
+    bench.write_film(tmp_path / "a.mp4", 30)
+    for frame in read_frames(tmp_path / "a.mp4"):
+        coloured = np.ptp(frame.image.astype(int), axis=2) > 60
+        seen = bench.masks(frame.index).any(0).numpy()
+        assert (coloured != seen).mean() < 0.01
+
+
+def test_objects_are_timed(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(
+        ["--clock", "cpu", "objects", "--model", "tiny", "--counts", "1", "3", "--repeat", "1"]
+    )
+    one, three = numbers(capsys.readouterr().out)
+    assert (one[0], three[0]) == (1, 3) and one[5] == 100
+    assert all(v > 0 for v in (*one, *three))
+
+
+def test_attention_is_counted(bench: ModuleType) -> None:
+    arguments = bench.argparse.Namespace(clock="wall", repeat=1)
+    full, less = (
+        bench.cost_of_attention(tiny_config(memory=kind), arguments)
+        for kind in (MemoryConfig(2), MemoryConfig(2, 4, 2))
+    )
+    assert (full["tokens a frame"], less["tokens a frame"]) == (64, 8)
+    assert full["frames"] == less["frames"] == 7
+    assert less["attention GFLOP"] < full["attention GFLOP"]
+    assert less["memory GFLOP"] > full["memory GFLOP"], "the Perceiver itself"
+
+
+def test_a_perceiver_is_chosen_that_fits_the_grid(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.main(["attention", "--model", "tiny", "--repeat", "1"])
+    rows = numbers(capsys.readouterr().out.replace("4 layers", "").replace("2 layers", ""))
+    assert [row[0] for row in rows if len(row) > 4] == [64, 64, 8]
