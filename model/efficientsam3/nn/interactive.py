@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import LayerNorm2d, Mlp, layer_norm, linear, merge_heads, split_heads
+from .layers import (
+    LayerNorm2d,
+    Mlp,
+    dot_product_attention,
+    layer_norm,
+    linear,
+    merge_heads,
+    split_heads,
+)
 
 NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
 """Labels of points: a click away from the object or on it, the corners of a box, padding."""
@@ -111,7 +119,7 @@ class PairAttention(nn.Module):
         q = split_heads(linear(self.q_proj, q), self.heads)
         k = split_heads(linear(self.k_proj, k), self.heads)
         v = split_heads(linear(self.v_proj, v), self.heads)
-        return linear(self.out_proj, merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return linear(self.out_proj, merge_heads(dot_product_attention(q, k, v)))
 
 
 class TwoWayLayer(nn.Module):

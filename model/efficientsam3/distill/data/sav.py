@@ -1,0 +1,160 @@
+"""SA-V (arXiv 2408.00714): videos with masklets, as released."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...types import Array
+from ..errors import DataError
+from .clip import TrainingClip
+from .files import read_image, read_json, read_list, some
+from .masks import Mask, decode_mask
+
+EVERY = 4
+"""Every so many frames of a video are annotated: 6 of 24 a second."""
+KINDS = ("manual", "auto", "both")
+
+
+class SAV:
+    """SA-V's training videos.
+
+    Below ``root``, at any depth, ``sav_000001_manual.json`` and ``sav_000001_auto.json``; beside
+    them ``sav_000001.mp4``, or the frames as images ``sav_000001/00000.jpg``. Images may be in a
+    folder ``frames`` of their own; they are numbered as the video's frames (all, or every fourth)
+    or, if there are as many as annotated frames, as those.
+
+    Args:
+        root: of the annotations. masklets: "manual", "auto" or "both".
+        frames: a folder with one of images for each video; None: ``root/extracted_frames`` if it
+            is there, else beside the annotations.
+        subset: a file of names of videos, one a line, or the names.
+
+    Raises:
+        DataError: nothing there; annotations whose video is not there.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        masklets: str = "manual",
+        frames: str | Path | None = None,
+        subset: str | Path | Iterable[str] | None = None,
+    ) -> None:
+        if masklets not in KINDS:
+            raise DataError(f"masklets is {masklets!r}; known: {', '.join(KINDS)}")
+        self.root = Path(root)
+        kinds = ("manual", "auto") if masklets == "both" else (masklets,)
+        self._labels: dict[str, list[Path]] = {}
+        for kind in kinds:
+            for path in self.root.rglob(f"*_{kind}.json"):
+                self._labels.setdefault(path.name.removesuffix(f"_{kind}.json"), []).append(path)
+        if subset is not None:
+            names = {name.removesuffix(".mp4") for name in read_list(subset)}
+            if lost := names - self._labels.keys():
+                raise DataError(f"the subset names videos that are not there: {some(lost)}")
+            self._labels = {k: v for k, v in self._labels.items() if k in names}
+        if not self._labels:
+            raise DataError(
+                f"there is no sav_*_{kinds[0]}.json below {self.root}. Unpack a tar of SA-V "
+                "into a folder there."
+            )
+        extracted = self.root / "extracted_frames"
+        folder = Path(frames) if frames else extracted if extracted.is_dir() else None
+        self._videos = {key: _video(key, paths[0], folder) for key, paths in self._labels.items()}
+        if lone := {key for key, video in self._videos.items() if video is None}:
+            raise DataError(
+                f"{len(lone):,} annotations below {self.root} are of videos that are not there: "
+                f"{some(lone)}. Unpack their tars again, pass frames= with their images, or a "
+                "subset without them."
+            )
+        self._keys = sorted(self._labels)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """The name without ending, ``sav_000001``."""
+        return self._keys[index]
+
+    def cut(self, index: int, frames: int, random: np.random.Generator) -> TrainingClip:
+        """Annotated frames in a row, so 6 a second.
+
+        On the first of them an object is in sight, if that can be.
+        """
+        key = self._keys[index]
+        rows = self._masklets(key)
+        length = min(frames, len(rows))
+        starts = random.permutation(len(rows) - length + 1).tolist()
+        seen = (s for s in starts if any(decode_mask(m, key).any() for m in rows[s]))
+        start = next(seen, starts[0])
+        images = self._images(key, range(start, start + length), len(rows))
+        return TrainingClip(key, tuple(images), tuple(rows[start : start + length]))
+
+    def _masklets(self, key: str) -> list[tuple[Mask, ...]]:
+        """Masks of all objects by annotated frame."""
+        parts = []
+        for path in self._labels[key]:
+            content = read_json(path)
+            try:
+                rows = [[_mask(m, content, path) for m in row] for row in content["masklet"]]
+            except (KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path} is not an annotation of SA-V: {type(error).__name__} {error}"
+                ) from error
+            counts = {len(row) for row in rows}
+            if len(counts) != 1:
+                raise DataError(
+                    f"{path} has masklets of {sorted(counts)} objects by frame: each frame has "
+                    "one of every object"
+                )
+            parts.append(rows)
+        return [tuple(m for row in together for m in row) for together in zip(*parts, strict=False)]
+
+    def _images(self, key: str, wanted: range, annotated: int) -> list[Array]:
+        """The pictures of some annotated frames, by the number of the annotation."""
+        video = self._videos[key]
+        if video is None:  # the constructor raised
+            return []
+        if video.is_dir():
+            numbered = {int(p.stem): p for p in video.glob("*.jpg") if p.stem.isdecimal()}
+            # As many images as annotations: one for each. Else numbers are the video's.
+            every = 1 if len(numbered) == annotated and max(numbered) < annotated else EVERY
+            lost = [n * every for n in wanted if n * every not in numbered]
+            if lost:
+                raise DataError(
+                    f"{video} has no image of frame {lost[0]}, which is annotated: extract the "
+                    "frames of the video again"
+                )
+            return [read_image(numbered[n * every], key) for n in wanted]
+        from ...video.frames import read_frames
+
+        first, last = wanted[0] * EVERY, wanted[-1] * EVERY
+        with read_frames(video, start=first, stop=last + 1, stride=EVERY) as reader:
+            images = [frame.image for frame in reader]
+        if len(images) < len(wanted):
+            raise DataError(
+                f"{video} ends before frame {last}, which is annotated: it is cut short; get it "
+                "again"
+            )
+        return images
+
+
+def _video(key: str, label: Path, frames: Path | None) -> Path | None:
+    """Where the frames of a video are: a folder of images, or a file."""
+    folders = [label.parent / key] if frames is None else [frames / key]
+    found = [p for p in folders if p.is_dir()]
+    found += [p for p in (label.parent / f"{key}.mp4",) if p.is_file()]
+    return found[0] if found else None
+
+
+def _mask(value: Any, content: Mapping[str, Any], path: Path) -> Mask:
+    if isinstance(value, Mapping):
+        return value
+    if value is not None:
+        raise DataError(f"{path}: a mask of a masklet is run lengths; got {value!r:.40}")
+    height, width = int(content["video_height"]), int(content["video_width"])
+    return {"size": [height, width], "counts": [height * width]}

@@ -1,0 +1,107 @@
+"""The tracker as it is learned says what the tracker in use says, and gradients reach all of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from efficientsam3.build import MemoryConfig
+from efficientsam3.distill.rollout import Frames, Rollout
+from efficientsam3.image import ImageModel
+from efficientsam3.nn.interactive import POSITIVE
+from efficientsam3.video.bank import MemorySettings
+from efficientsam3.video.memory import MemoryTracker
+
+from .clips import Moving, tiny_tracker
+
+PERCEIVED = MemoryConfig(depth=2, latents=5, cells=4)
+
+
+@pytest.mark.parametrize("memory", [MemoryConfig(), PERCEIVED], ids=["full", "perceiver"])
+@pytest.mark.parametrize("prompt", ["mask", "click"])
+def test_it_is_the_tracker_in_use(memory: MemoryConfig, prompt: str) -> None:
+    config, net = tiny_tracker(memory=memory)
+    net.eval().requires_grad_(False)
+    clip = Moving().cut(0, 9, np.random.default_rng(0))
+    frames = Frames.read(net, clip.pixels(config.resolution)[None])
+    rollout = Rollout(net, frames, torch.zeros(2, dtype=torch.long))
+    model = ImageModel("tiny", config, lambda: net, device="cpu", dtype="float32")
+    tracker = MemoryTracker(model, MemorySettings(selection=False, mask_size="memory"))
+    masks = torch.stack([clip.mask_at(0, n, 32) for n in range(2)])
+    seen = [tracker.read(image) for image in clip.images]
+    if prompt == "mask":
+        rollout.given(0, masks, forced=False)
+        tracker.add_masks(0, seen[0], [0, 1], masks)
+    else:
+        xy = torch.tensor([[[0.15, 0.25]], [[0.8, 0.75]]])
+        labels = torch.full((2, 1), POSITIVE)
+        said = rollout.ask(0, xy, labels, None, multimask=True)
+        rollout.keep(0, said, said.masks.presence > 0, conditions=True)
+        for n in range(2):
+            out = tracker.add_points(0, seen[0], n, xy[n], labels[n])
+            torch.testing.assert_close(
+                out.presence[0], said.masks.presence[n], rtol=1e-3, atol=1e-3
+            )
+    for t in range(1, len(clip)):  # beyond what is read at once
+        said = rollout.propagate(t)
+        found = tracker.propagate(t, seen[t])
+        present = said.masks.presence > 0
+        torch.testing.assert_close(said.masks.presence, found.presence, rtol=2e-3, atol=2e-3)
+        shown = torch.where(present[:, None, None], said.logits, -1024.0)
+        torch.testing.assert_close(shown, found.logits, rtol=2e-3, atol=5e-3)
+        if t == 4:  # corrected
+            xy, labels = torch.tensor([[[0.5, 0.5]]] * 2), torch.full((2, 1), POSITIVE)
+            said = rollout.ask(t, xy, labels, said.logits, multimask=True)
+            rollout.keep(t, said, said.masks.presence > 0, conditions=True)
+            for n in range(2):
+                tracker.add_points(t, seen[t], n, xy[n], labels[n], found.logits[n])
+            continue
+        rollout.keep(t, said, present, conditions=False)
+        tracker.remember(t, seen[t], found)
+
+
+def test_gradients_reach_what_a_later_frame_read() -> None:
+    config, net = tiny_tracker(memory=PERCEIVED)
+    net.train()
+    clip = Moving().cut(0, 3, np.random.default_rng(0))
+    rollout = Rollout(
+        net, Frames.read(net, clip.pixels(config.resolution)[None]), torch.zeros(1).long()
+    )
+    mask = clip.mask_at(0, 0, 32)[None]
+    rollout.given(0, mask, forced=True)
+    said = rollout.propagate(1)
+    rollout.keep(1, said, torch.tensor([True]), conditions=False)
+    said = rollout.propagate(2)
+    (said.logits.square().mean() + said.masks.presence.sum()).backward()
+    memory = net.part("memory")
+    for name, weight in (
+        ("encoder", memory.encoder.out_proj.weight),
+        ("latents", memory.perceiver.latents),
+        ("placed latents", memory.perceiver.latents_2d),
+        ("when", memory.frame_positions),
+        ("pointer", memory.pointer.layers[0].weight),
+        ("mask prompt", memory.mask_downsample.weight),
+        ("attention", memory.attention.layers[1].cross_attn_image.v_proj.weight),
+        ("pyramid", net.part("interactive_neck").levels[2].mix.weight),
+    ):
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_objects_of_several_clips_do_not_mix() -> None:
+    config, net = tiny_tracker()
+    net.eval().requires_grad_(False)
+    clips = [Moving().cut(n, 3, np.random.default_rng(0)) for n in range(2)]
+    pixels = torch.stack([clip.pixels(config.resolution) for clip in clips])
+    masks = torch.stack([clip.mask_at(0, n, 32) for clip in clips for n in range(2)])
+
+    def run(pixels: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        rollout = Rollout(net, Frames.read(net, pixels), rows)
+        rollout.given(0, masks, forced=False)
+        said = rollout.propagate(1)
+        rollout.keep(1, said, said.masks.presence > 0, conditions=False)
+        return rollout.propagate(2).logits
+
+    together = run(pixels, torch.tensor([0, 0, 1, 1]), masks)
+    alone = run(pixels[1:], torch.tensor([0, 0]), masks[2:])
+    torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-3)
