@@ -77,6 +77,8 @@ def _open(path: Path) -> Image.Image:
         raise ImageError(f"there is no image at {path}") from error
     except (OSError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}") from error
+    except ImportError as error:  # Ultralytics lets Pillow ask for pi_heif where it knows no kind
+        raise ImageError(f"{path} cannot be read as an image: its kind is not known") from error
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:

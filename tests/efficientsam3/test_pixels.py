@@ -198,6 +198,19 @@ def test_files_that_are_damaged_or_no_image(
     assert str(path) in str(caught.value)
 
 
+def test_a_plugin_of_pillow_that_lacks_its_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'pi_heif'", name="pi_heif")
+
+    path = tmp_path / "notes.jpg"
+    path.write_text("no image")
+    monkeypatch.setattr(Image, "open", ask)  # as Ultralytics leaves it
+    with pytest.raises(es3.ImageError, match=r"notes\.jpg cannot be read as an image"):
+        read_rgb(path)
+
+
 def test_paths_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(es3.ImageError, match="there is no image at") as caught:
         read_rgb(tmp_path / "no.jpg")
