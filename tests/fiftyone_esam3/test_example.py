@@ -32,7 +32,8 @@ def test_curation(
     assert "segment_concepts: 3 samples in" in said and "like 1 examples" in said
     drawn = sorted((tmp_path / "out" / "pictures").iterdir())
     assert [p.stem for p in drawn] == ["0", "1", "2"]
-    assert Image.open(drawn[0]).size == (64, 48)
+    with Image.open(drawn[0]) as picture_drawn:
+        assert picture_drawn.size == (64, 48)
     coco = json.loads((tmp_path / "out" / "coco" / "labels.json").read_text())
     assert {c["name"] for c in coco["categories"]} == {"person", "bus"}
     for name in set(fo.list_datasets()) - before:
