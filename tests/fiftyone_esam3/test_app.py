@@ -21,8 +21,10 @@ import pytest
 
 from efficientsam3.export.clicks import DECODER, ENCODER
 from efficientsam3.variants import EMBEDDED
+from fiftyone_esam3.annotate import prepare_annotation
 from fiftyone_esam3.click_tool import VARIABLE, use_click_tool
 from fiftyone_esam3.panel import Workbench
+from fiftyone_esam3.runs import finish
 
 from .conftest import picture
 
@@ -131,9 +133,6 @@ def app(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simple
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     clicks = folder / "clicks"
-    clicks.mkdir()
-    for name in (ENCODER, DECODER):  # what they hold is tested where they are written
-        (clicks / name).write_bytes(name.encode() * 1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, "")
         use_click_tool(str(tiny), clicks)
@@ -256,6 +255,32 @@ def test_the_click_tool_s_files_come_from_the_app_s_server(app: SimpleNamespace)
             url = json.load(answer)["url"]
         with urllib.request.urlopen(host + url) as file:
             assert file.read() == (app.clicks / name).read_bytes()
+
+
+def test_a_click_in_annotate_makes_a_mask(app: SimpleNamespace) -> None:
+    """FiftyOne's own tool in the browser, with our files."""
+    page, dataset = app.page, app.dataset
+    finish(prepare_annotation(dataset, ["boxes"]))
+    sample = dataset.first()
+    assert [d.mask for d in sample.boxes.detections] == [None]
+    page.driver.get(f"{app.address}?id={sample.id}")
+    for part in ("annotate", "segmentation-mode", "ai"):
+        (element, *_) = until(lambda part=part: page.all(f"[data-cy={part}]"), f"no {part!r}")
+        page.dismiss()
+        time.sleep(1)
+        element.click()
+    time.sleep(2)
+    canvas = page.all("[data-cy=lighter-sample-renderer-canvas]")[0]
+    hand = webdriver.ActionChains(page.driver)
+    hand.move_to_element_with_offset(canvas, 20, 20).click().perform()
+
+    def masks() -> list[Any]:
+        sample.reload()
+        return [d.mask for d in sample.boxes.detections if d.mask is not None]
+
+    (mask,) = until(masks, "a click makes no mask", 120)
+    page.picture("8-click-tool")
+    assert mask.any()
 
 
 def test_the_server_has_nothing_but_local_addresses(app: SimpleNamespace) -> None:
