@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from efficientsam3.build import ModelConfig, build, tiny_config
+from efficientsam3.build import ModelConfig, TextConfig, build, tiny_config
 from efficientsam3.distill.data.clip import TrainingClip
 from efficientsam3.nn.detector import Detector
 
@@ -43,9 +45,10 @@ class Moving:
         return TrainingClip(self.key(index), tuple(images), tuple(masks))
 
 
-def tiny_tracker(**changes: object) -> tuple[ModelConfig, Detector]:
-    """An untrained model of the real architecture that tracks; always the same."""
-    config = tiny_config(**changes)
+def tiny_tracker(**changes: Any) -> tuple[ModelConfig, Detector]:
+    """An untrained model of the real architecture that tracks; always the same. Few words."""
+    words = TextConfig("mobileclip-mixer", 32, 1, 2, vocabulary=8)
+    config = tiny_config(**{"text": words, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build(config)

@@ -15,6 +15,14 @@ RECIPES = {
         "efficientsam3.distill.recipes.stage1_text",
         "a small text encoder learns from SAM3's: captions, then noun phrases",
     ),
+    "stickers-video": (
+        "efficientsam3.distill.recipes.stickers_video",
+        "the embedded model learns to track: a full memory, and a Perceiver distilled from it",
+    ),
+    "stage2": (
+        "efficientsam3.distill.recipes.stage2",
+        "a Perceiver memory learns from the full one of a released or merged model, on SA-V",
+    ),
     "stage3": (
         "efficientsam3.distill.recipes.stage3",
         "parts of a whole model, released or merged, learn from SA-Co, COCO and LVIS",

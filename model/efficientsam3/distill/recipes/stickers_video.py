@@ -1,0 +1,192 @@
+"""The embedded model learns to track, from clips of stickers, on two CPU cores in hours.
+
+It begins as the model that the recipe ``stickers`` left, whose encoders and concept heads stay as
+they are. "memory": the coarse level of a second pyramid, an interactive head and a full memory
+learn from true masks; the finer levels stay as they were for masks of concepts. "perceiver": a
+Perceiver memory learns from the full one, behind the same pyramid and head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from ...build import OPTIONAL, MemoryConfig, ModelConfig, build
+from ...errors import CheckpointError
+from ...nn.detector import Detector
+from ...nn.memory import Memory
+from ...weights import load_folder
+from ..clip_batches import ClipSettings
+from ..data.clip import StickerClips
+from ..errors import DataError
+from ..merge import load_whole, save_whole
+from ..recipe import Recipe, Run, Stage
+from ..settings import LoopSettings
+from ..stage2 import MemoryTask, MemoryWeights, begin_near
+from ..task import Task
+from . import stickers
+from .stage2 import with_memory
+
+TRACKS = ("interactive", "interactive_neck", "memory")
+
+LEARNS = ("interactive.", "interactive_neck.levels.2", "memory")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Args:
+    model: the image model: a folder that the recipe "stickers" wrote, as RUN/student/model.
+    seed: of everything. batch: clips of a step. objects: of a clip, at most. workers: processes
+        that draw clips. held_out: clips for validation, 0 for none.
+    length: frames of a clip, one after the other as training goes on.
+    depth: layers of the full memory's attention.
+    latents, cells, perceiver_depth: of the Perceiver memory: tokens without a place, a side of the
+        grid of those with one (it divides the model's grid), layers of its memory attention.
+    """
+
+    model: str = ""
+    seed: int = 0
+    batch: int = 1
+    objects: int = 3
+    workers: int = 1
+    held_out: int = 24
+    length: tuple[int, ...] = (4, 6, 8)
+    depth: int = 4
+    latents: int = 16
+    cells: int = 6
+    perceiver_depth: int = 2
+
+
+def clips(o: Options, config: ModelConfig, split: str) -> StickerClips:
+    """Clips of a split, of the concepts that the image model is about."""
+    return StickerClips(stickers.world(stickers.Options(resolution=config.resolution), split))
+
+
+def beginner(o: Options) -> tuple[ModelConfig, Detector]:
+    """The image model with all that tracks, untaught; the second pyramid begins as the first."""
+    if not o.model:
+        raise DataError(
+            "say --set model=FOLDER, the image model: the recipe stickers writes RUN/student/model"
+        )
+    _, config, net = load_whole(o.model)
+    parts = tuple(p for p in OPTIONAL if p in {*config.parts, *TRACKS})
+    config = dataclasses.replace(config, parts=parts, memory=MemoryConfig(o.depth))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        new = build(config)
+    state = net.state_dict()
+    copied = {k: v for k, v in state.items() if not k.startswith(TRACKS)}
+    for key, value in state.items():
+        if key.startswith("neck."):
+            copied[f"interactive_{key}"] = value
+    missing, left = new.load_state_dict(copied, strict=False)
+    if left or any(not k.startswith(("interactive.", "memory.")) for k in missing):
+        raise CheckpointError(f"{o.model} lacks or adds {sorted([*left, *missing])[:5]}")
+    memory: Memory = begin_near(new.part("memory"))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        for learned in (memory.frame_positions, memory.no_object, memory.no_object_pointer):
+            learned.normal_(std=0.02)
+    return config, new
+
+
+def task_of(
+    o: Options,
+    config: ModelConfig,
+    net: Detector,
+    growth: int,
+    teacher: tuple[ModelConfig, Detector] | None = None,
+) -> MemoryTask:
+    """Clips and losses of either stage."""
+    settings = ClipSettings(
+        frames=o.length,
+        growth=growth,
+        batch=o.batch,
+        objects=o.objects,
+        forced=0.0 if teacher else 0.5,
+        workers=o.workers,
+        seed=o.seed,
+        validation=o.held_out,
+    )
+    return MemoryTask(
+        net,
+        config,
+        clips(o, config, "train"),
+        settings,
+        MemoryWeights(all_masks=0.5),
+        teacher,
+        clips(o, config, "seen") if o.held_out else None,
+    )
+
+
+def memory(run: Run) -> tuple[Task, LoopSettings]:
+    """All that tracks learns from true masks."""
+    o: Options = run.options
+    steps = 5000
+    task = task_of(o, *beginner(o), steps // len(o.length))
+    return task, stickers.quick(
+        stickers.Options(seed=o.seed),
+        steps=steps,
+        lr=6e-4,
+        min_lr=1e-5,
+        warmup=100,
+        ema=0.998,
+        parts=LEARNS,
+        validate_every=500,
+        picture_every=1000,
+    )
+
+
+def taught(run: Run) -> tuple[ModelConfig, Detector]:
+    """The tracker with a full memory, as it was left."""
+    _, config, net = load_folder(run.of("memory") / "model")
+    return config, net
+
+
+def perceiver(run: Run) -> tuple[Task, LoopSettings]:
+    """A Perceiver memory learns from the full one."""
+    o: Options = run.options
+    config, net = taught(run)
+    small = MemoryConfig(o.perceiver_depth, o.latents, o.cells)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        student = with_memory(config, net, small)
+    steps = 2500
+    task = task_of(
+        o,
+        dataclasses.replace(config, memory=small),
+        student,
+        steps // len(o.length),
+        (config, net),
+    )
+    return task, stickers.quick(
+        stickers.Options(seed=o.seed),
+        steps=steps,
+        lr=6e-4,
+        min_lr=1e-5,
+        warmup=100,
+        ema=0.998,
+        parts=("memory",),
+        validate_every=500,
+        picture_every=1000,
+    )
+
+
+def keep(run: Run, task: Task) -> None:
+    """Write the whole model as a folder that ``efficientsam3.load`` takes."""
+    if isinstance(task, MemoryTask):
+        name = "efficientsam3-stickers" + ("-perceiver" if run.stage == "perceiver" else "")
+        save_whole(run.stage_folder / "model", name, task.config, task.module)
+
+
+RECIPE = Recipe(
+    "stickers-video",
+    "the embedded model learns to track: a full memory, and a Perceiver distilled from it",
+    (
+        Stage("memory", memory, "head, pyramid and full memory learn from true masks", keep),
+        Stage("perceiver", perceiver, "a Perceiver memory learns from the full one", keep),
+    ),
+    Options(),
+)

@@ -1,0 +1,260 @@
+"""Stage 2: losses, learning from truth and from a teacher, going on where it stopped, keeping."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import efficientsam3 as es3
+from efficientsam3.build import MemoryConfig, ModelConfig
+from efficientsam3.distill.clip_batches import ClipSettings
+from efficientsam3.distill.errors import DataError
+from efficientsam3.distill.loop import train
+from efficientsam3.distill.merge import Partial, merge
+from efficientsam3.distill.recipes.stage2 import with_memory
+from efficientsam3.distill.rollout import Said
+from efficientsam3.distill.settings import LoopSettings, SettingsError
+from efficientsam3.distill.stage2 import (
+    MemoryTask,
+    MemoryWeights,
+    begin_from,
+    begin_near,
+    memory_loss,
+    teacher_losses,
+    truth_losses,
+)
+from efficientsam3.nn.detector import Detector, MissingPartError
+from efficientsam3.nn.interactive import ObjectMasks
+from efficientsam3.weights import load_folder, save_folder
+
+from .clips import Moving, tiny_tracker
+from .conftest import descend, tiny_net
+
+PERCEIVED = MemoryConfig(depth=2, latents=5, cells=4)
+QUICK: dict[str, Any] = {"frames": (3,), "clicks": 1, "backwards": 0.0}
+
+
+def from_truth(**settings: Any) -> MemoryTask:
+    config, net = tiny_tracker(memory=MemoryConfig(depth=2))
+    return MemoryTask(net, config, Moving(1), ClipSettings(**{**QUICK, **settings}))
+
+
+def from_teacher(held_out: int = 0, **settings: Any) -> MemoryTask:
+    config, net = tiny_tracker(memory=MemoryConfig(depth=3))
+    torch.manual_seed(0)
+    student = with_memory(config, net, PERCEIVED)
+    small = dataclasses.replace(config, memory=PERCEIVED)
+    numbers = ClipSettings(**{**QUICK, "forced": 0.0, **settings})
+    task = MemoryTask(student, small, Moving(1), numbers, teacher=(config, net), held_out=Moving(2))
+    task.freeze(LoopSettings(steps=1, parts=("memory",)))
+    return task
+
+
+# Losses ---------------------------------------------------------------------------------------
+
+
+def said(logits: torch.Tensor, quality: torch.Tensor, presence: torch.Tensor) -> Said:
+    tokens = torch.zeros(*logits.shape[:2], 4)
+    return Said(ObjectMasks(logits, quality, tokens, presence))
+
+
+def test_the_best_of_several_masks_learns() -> None:
+    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truth[0, :2] = True
+    good, bad = torch.where(truth[0], 9.0, -9.0), torch.where(truth[0], -9.0, 9.0)
+    logits = torch.stack([bad, good, bad])[None].requires_grad_()
+    quality = torch.tensor([[0.0, 1.0, 0.5]])
+    terms = truth_losses(said(logits, quality, torch.tensor([8.0])), truth)
+    assert terms["focal"] < 1e-3 and terms["dice"] < 1e-2 and terms["presence"] < 1e-2
+    assert float(terms["iou"]) == pytest.approx(0.5 / 3)  # all are to know how good they are
+    (terms["focal"] + terms["dice"]).backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1].abs().sum() > 0 and not logits.grad[0, [0, 2]].any()
+    every = truth_losses(said(logits, quality, torch.tensor([8.0])), truth, all_masks=0.5)
+    assert float(every["dice"].detach()) == pytest.approx(0.5 * 2 / 3, abs=0.05)
+
+
+def test_an_object_that_is_away_has_no_mask_to_learn() -> None:
+    truth = torch.zeros(2, 4, 4, dtype=torch.bool)
+    terms = truth_losses(
+        said(torch.randn(2, 3, 4, 4), torch.rand(2, 3), torch.tensor([-9.0, 9.0])), truth
+    )
+    assert not terms["focal"] and not terms["dice"] and not terms["iou"]
+    assert float(terms["presence"]) == pytest.approx(4.5, abs=0.01)
+
+
+def test_the_teacher_is_followed_where_it_sees_something() -> None:
+    logits, quality = torch.randn(2, 3, 4, 4) * 9, torch.rand(2, 3)
+    teacher = said(logits, quality, torch.tensor([8.0, -8.0]))
+    teacher.recalled = torch.randn(2, 4, 2, 2)
+    other = said(-logits, 1 - quality, torch.tensor([8.0, -8.0]))
+    other.recalled = teacher.recalled + 2
+    far, same = teacher_losses(other, teacher), teacher_losses(teacher, teacher)
+    assert float(far["attention"]) == pytest.approx(4) and not same["attention"]
+    assert same["teacher_mask"] < far["teacher_mask"] / 10 and not same["teacher_iou"]
+    other.masks.logits[0] = logits[0]
+    other.masks.quality[0] = quality[0]
+    seen = teacher_losses(other, teacher)  # the second object is not there for the teacher
+    assert torch.equal(seen["teacher_mask"], same["teacher_mask"])
+    assert torch.equal(seen["teacher_iou"], same["teacher_iou"])
+
+
+def test_terms_and_their_weights() -> None:
+    task = from_teacher(click=1, box=0, mask=0, corrected=0, clicks=0)
+    batch = next(task.batches(0, 0, 1))
+    steps = task.walk(task.module, batch).go()
+    assert [s.frame for s in steps] == [0, 1, 2]
+    assert [s.student.recalled is None for s in steps] == [True, False, False]
+    terms = memory_loss(steps, batch.masks, MemoryWeights())
+    weights = MemoryWeights()
+    total = sum(float(v.detach()) * getattr(weights, k) for k, v in terms.items() if k != "loss")
+    assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-4)
+    alone = memory_loss(steps, batch.masks, MemoryWeights(focal=0, dice=0, iou=0, presence=0))
+    assert {k for k in alone if not k.startswith("teacher")} == {"loss", "attention"}
+    with pytest.raises(SettingsError, match="attention is -1"):
+        MemoryWeights(attention=-1)
+
+
+def test_every_prompt_and_correction_is_asked() -> None:
+    for prompt in ("click", "box", "mask"):
+        shares = {"click": 0, "box": 0, "mask": 0, prompt: 1}
+        task = from_truth(**shares, clicks=0, corrected=0)
+        batch = next(task.batches(0, 0, 1))
+        batch = batch._replace(clicks=0 if prompt == "mask" else 2, corrected=(1,))
+        steps = task.walk(task.module, batch).go()
+        first = 1 if prompt == "mask" else 3
+        assert [s.frame for s in steps] == [0] * first + [1, 1, 2]
+        masks = [s.student.masks.logits.shape[1] for s in steps]
+        assert masks == [*([3, 1, 1] if prompt == "click" else [1] * first), 3, 3, 3]
+
+
+# Learning --------------------------------------------------------------------------------------
+
+
+def test_it_learns_from_truth() -> None:
+    first, last = descend(from_truth(), 14)
+    assert last < 0.6 * first
+
+
+def test_it_learns_from_a_teacher() -> None:
+    task = from_teacher()
+    before = {k: v.clone() for k, v in task.module.state_dict().items()}
+    task.weights = MemoryWeights(focal=0, dice=0, iou=0, presence=0)
+    first, last = descend(task, 12)
+    assert task._same_eyes  # one look at each frame serves both
+    assert last < 0.8 * first
+    changed = {k for k, v in task.module.state_dict().items() if not torch.equal(v, before[k])}
+    assert {k.split(".")[0] for k in changed} == {"memory"}
+    assert any("perceiver" in k for k in changed)
+
+
+def test_another_image_encoder_sees_for_itself() -> None:
+    config, net = tiny_tracker()
+    other = dataclasses.replace(config.vision, depth=1, everywhere=(0,))  # type: ignore[type-var]
+    small, student = tiny_tracker(vision=other)
+    task = MemoryTask(student, small, Moving(1), ClipSettings(**QUICK), teacher=(config, net))
+    task.freeze(LoopSettings(steps=1, parts=("memory",)))
+    task.start(torch.device("cpu"))
+    assert not task._same_eyes
+    terms = task.loss(task.module, next(task.batches(0, 0, 1)))
+    assert terms["loss"].isfinite() and terms["attention"] > 0
+
+
+def test_figures_and_a_picture() -> None:
+    task = from_teacher(held_out=2)
+    task.module.eval()
+    with torch.no_grad():
+        figures = task.validate(task.module)
+        pictures = task.pictures(task.module)
+    assert set(figures) == {"J", "J_click", "presence"}
+    assert all(0 <= v <= 1 for v in figures.values())
+    assert pictures["clips"].shape == (2 * 160, 3 * 160, 3)
+    assert from_truth().validate(task.module) == {}
+
+
+def test_what_cannot_be_taught_is_said() -> None:
+    config, net = tiny_tracker()
+    with pytest.raises(MissingPartError, match="interactive"):
+        MemoryTask(tiny_net()[1], tiny_net()[0], Moving())
+    nothing = MemoryWeights(focal=0, dice=0, iou=0, presence=0)
+    with pytest.raises(DataError, match="without a teacher"):
+        MemoryTask(net, config, Moving(), weights=nothing)
+    wide = tiny_tracker(width=32)
+    with pytest.raises(DataError, match="the teacher's width is 32, the student's 16"):
+        MemoryTask(net, config, Moving(), teacher=wide)
+    with pytest.raises(DataError, match="there are no videos"):
+        MemoryTask(net, config, Moving(0))
+
+
+# What a memory begins with ------------------------------------------------------------------------
+
+
+def test_a_smaller_memory_begins_as_the_larger_one() -> None:
+    config, net = tiny_tracker(memory=MemoryConfig(depth=4))
+    large, small = net.part("memory"), with_memory(config, net, PERCEIVED).part("memory")
+    for key, value in small.state_dict().items():
+        if key.startswith("perceiver."):
+            continue
+        key = key.replace("attention.layers.1.", "attention.layers.3.")
+        assert torch.equal(value, large.state_dict()[key]), key
+    again = begin_from(with_memory(config, net, MemoryConfig(depth=4)).part("memory"), small)
+    assert torch.equal(
+        again.attention.layers[3].linear1.weight, small.attention.layers[1].linear1.weight
+    )
+
+
+def test_a_new_memory_looks_near() -> None:
+    _, net = tiny_tracker()
+    memory = begin_near(net.part("memory"))
+    part, turns = memory.attention.layers[0].cross_attn_image, memory.turns()
+    from efficientsam3.nn.positions import rotate
+
+    bias = part.k_proj.bias.expand(64, -1)
+    turned = rotate(bias, turns.cos, turns.sin)
+    logits = (turned @ turned.T / 16**0.5).view(8, 8, 8, 8)[4, 4]
+    assert logits.argmax() == 4 * 8 + 4
+    assert 0.2 < logits[4, 4] - logits[4, 5] < 1.0
+    assert logits[4, 4] - logits[4, 7] > 1.0
+
+
+# A run ------------------------------------------------------------------------------------------
+
+
+def loop(steps: int) -> LoopSettings:
+    return LoopSettings(
+        steps=steps,
+        lr=1e-3,
+        accelerator="cpu",
+        parts=("memory",),
+        ema=0.9,
+        schedule="constant",
+    )
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole, half, again = (from_teacher(frames=(2,)) for _ in range(3))
+    train(whole, loop(3), tmp_path / "whole")
+    train(half, loop(1), tmp_path / "half")
+    train(again, loop(3), tmp_path / "half", resume=True, accept_changes=True)
+    for key, value in whole.module.state_dict().items():
+        assert torch.equal(value, again.module.state_dict()[key]), key
+
+
+def test_merged_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    task = from_teacher()
+    train(task, loop(1), tmp_path / "run")
+    part = Partial.of(task.config, task.module, ["memory"])
+    part.save(tmp_path / "part.safetensors")
+    base: tuple[ModelConfig, Detector] = tiny_tracker(memory=MemoryConfig(depth=3))
+    config, net = merge(*base, Partial.load(tmp_path / "part.safetensors"))
+    save_folder(tmp_path / "model", "tiny", config, net)
+    _, loaded_config, loaded = load_folder(tmp_path / "model")
+    assert loaded_config == task.config
+    for key, value in task.module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    model = es3.load(str(tmp_path / "model"), device="cpu")
+    assert model.abilities >= {"video", "interactive"}
