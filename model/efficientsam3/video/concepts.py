@@ -169,6 +169,12 @@ class ConceptTracker:
             frame: index of the frame that they are drawn on; the next one if omitted.
         """
         check_labelled(box_labels, boxes, "box_labels", "boxes")
+        if concept is None and self._objects is None:
+            raise MissingAbilityError(
+                "what exemplars alone show is found in their frame, and followed from there by "
+                "memory; this stream is followed by masks (tracker='masks', or weights without a "
+                "memory). Name a concept that the boxes refine"
+            )
         last, way = self._last, self._way or 1
         if frame is not None and last is not None and (frame - last.index) * way <= 0:
             raise TrackError(

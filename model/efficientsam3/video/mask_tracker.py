@@ -201,7 +201,10 @@ class MaskTracker:
         if not self.settings.reach:
             return score
         lengths = np.array(
-            [max(c.bits.shape) * (t.missed + 1) for t, c in zip(tracks, expected, strict=True)]
+            [
+                max(c.bits.shape) * (t.missed + 1) ** 0.5
+                for t, c in zip(tracks, expected, strict=True)
+            ]
         )
         starts, ends = (
             np.array([c.centre for c in side]) * cells[0].grid for side in (expected, cells)

@@ -17,16 +17,16 @@ class MaskSettings:
 
     overlap: IoU with where a track is expected, from which a detection can be its own.
     likeness: IoU of two masks laid on each other, from which a detection elsewhere can be it.
-    reach: how far elsewhere, in lengths of the object, for each update that it was not seen in;
-        0: tracks go on by overlap alone.
+    reach: how far elsewhere, in lengths of the object; it grows by the root of the updates that
+        it was not seen in. 0: tracks go on by overlap alone.
     start: score from which a detection that is no track's begins one.
     confirm: updates in which a track is seen before it has an identity; those before get -1.
     forget: frames after which a track that is not seen ends.
     """
 
     overlap: float = 0.1
-    likeness: float = 0.3
-    reach: float = 1.5
+    likeness: float = 0.15
+    reach: float = 5.0
     start: float = 0.5
     confirm: int = 1
     forget: int = 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_exemplars_are_asked_on_their_frame() -> None:
     assert [(i, c) for i, c, boxes in model.asked if boxes is not None] == [(2, "cat")]
     assert (2, ["dog"], None) in model.asked
     with pytest.raises(TrackError, match="frame 1 has passed"):
-        follower.add_exemplars([[0, 0, 9, 9]], frame=1)
+        follower.add_exemplars([[0, 0, 9, 9]], concept="cat", frame=1)
+    with pytest.raises(es3.MissingAbilityError, match="Name a concept that the boxes refine"):
+        follower.add_exemplars([[0, 0, 9, 9]])
 
 
 def test_detections_of_another_detector() -> None:
@@ -136,3 +139,41 @@ def test_mistakes_are_told_before_a_frame_is_read(
     options = {"concepts": ["cat"], **options}
     with pytest.raises(error, match=words):
         es3.track(ScriptedModel(two_cats_and_a_dog), source(), **options)
+
+
+def test_by_the_memory_of_a_real_model(tiny: es3.ImageModel) -> None:
+    """All parts together: detector, memory, decisions, results, at each length of delay."""
+    rng = np.random.default_rng(0)
+    clip = [rng.integers(0, 255, (40, 56, 3), np.uint8)] * 5
+    once = es3.TrackSettings(hotstart=0, begin=0.2, detection=0.3)
+    late = replace(once, hotstart=4, hotstart_unmatched=4, hotstart_doubles=4)
+    out = list(es3.track(tiny, clip, ["cat", "dog"], settings=once))
+    assert [f.index for f in out] == list(range(5))
+    followed = [set(f.instances.track_ids.tolist()) for f in out]
+    assert followed[0]
+    assert followed[0] & followed[-1]
+    for f in out:
+        labels = dict(zip(f.instances.track_ids.tolist(), f.instances.labels, strict=True))
+        assert len(labels) == len(f.instances)
+        for concept in ("cat", "dog"):
+            rows = [i for i, name in enumerate(f.instances.labels) if name == concept]
+            assert f.instances[rows].masks.sum(0).max(initial=0) <= 1
+    waited = list(es3.track(tiny, clip, ["cat", "dog"], settings=late, every=2))
+    assert [f.index for f in waited] == list(range(5))
+    follower = ConceptTracker(tiny, "cat", settings=once)
+    assert follower.tracker == "memory"
+    follower.step(clip[0])
+    pointed = follower.add_object(points=[[20, 20]])
+    corrected = follower.add_object(track_id=int(pointed.track_ids[0]), box=[10, 10, 30, 30])
+    assert corrected.track_ids.tolist() == pointed.track_ids.tolist()
+    follower.add_exemplars([[5, 5, 25, 25]], concept="cat")
+    follower.step(clip[1])
+    follower.remove_object(int(pointed.track_ids[0]))
+    follower.step(clip[2])
+
+
+def test_a_turned_source_is_followed_backward() -> None:
+    model = ScriptedModel(two_cats_and_a_dog)
+    out = list(es3.track(model, reversed(frames(5)), ["cat", "dog"], tracker="masks"))
+    assert [f.index for f in out] == [4, 3, 2, 1, 0]
+    assert [f.instances.track_ids.tolist() for f in out] == [[0, 1, 2]] * 5
