@@ -245,7 +245,9 @@ def test_embeddings_and_their_index(dataset: Any, run: Run, tiny: Path) -> None:
     assert (rest["before"], rest["failed"]) == (3, 1)
     with pytest.raises(ExecutionError, match="holds embeddings of"):
         run("compute_embeddings", model=str(tiny) + "/.")
-    run("compute_embeddings", patches_field="boxes", embeddings_field="vector")
+    for before in (0, 3):
+        patches = run("compute_embeddings", patches_field="boxes", embeddings_field="vector")
+        assert patches["before"] == before
     assert good.first().boxes.detections[0].vector.ndim == 1
 
 

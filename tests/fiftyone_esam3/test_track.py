@@ -234,3 +234,16 @@ def test_the_video_model_s_mistakes(
         videos[:1].apply_model(
             load(tiny, **options), label_field="found", skip_failures=False, **params
         )
+
+
+def test_concepts_on_a_view_of_frames(videos: Any, tiny: Path, tmp_path: Path) -> None:
+    """Each frame for itself, by the operator for images; the labels get back to the video."""
+    frames = videos[:1].to_frames(sample_frames=True, output_dir=str(tmp_path / "frames"))
+    params = {"model": str(tiny), "concepts": ["bus"], "threshold": 0.0, "label_field": "found"}
+    for done, before in ((7, 0), (0, 7)):
+        result = foo.execute_operator(
+            f"{PLUGIN}/segment_concepts", ctx={"view": frames}, params=params
+        )
+        assert (result.result["done"], result.result["before"]) == (done, before)
+    videos.reload()
+    assert all(videos.first().frames[n].found.detections for n in range(1, 8))
