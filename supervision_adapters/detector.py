@@ -275,10 +275,10 @@ class ConceptDetector:
                     crops[place], scores[place] = found.crop(row), found.scores[row]
             elif len(usable):
                 names = np.array(read_names(detections))
-                nameless = detections.class_id is None and CLASS_NAME not in detections.data
+                named = CLASS_NAME in detections.data  # a number says nothing to the model
                 for name in dict.fromkeys(names[usable]):
                     rows = usable[names[usable] == name]
-                    concept = None if nameless else str(name)
+                    concept = str(name) if named else None
                     found = self.model.segment(encoded, concept, boxes=boxes[rows], threshold=0)
                     for box, row, overlap in fit(boxes[rows], found):
                         crops[rows[box]], scores[rows[box]] = found.crop(row), overlap

@@ -24,8 +24,8 @@ REGISTERED = "efficientsam3-masks"
 class MaskTracker:
     """Identities by the overlap of masks: no weights, a few milliseconds a frame.
 
-    The others of the `trackers` package follow boxes, and confuse objects whose boxes overlap.
-    An object keeps its class. Identities are from 0 and never used again before ``reset``.
+    Trackers of the `trackers` package look at boxes alone; this one at what is in them. An object
+    keeps its class. Identities are from 0 and never used again before ``reset``.
 
     >>> tracker = MaskTracker()
     >>> detections = tracker.update(detector.predict(frame))

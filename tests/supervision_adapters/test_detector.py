@@ -220,6 +220,25 @@ def test_boxes_get_masks_and_stay_as_they_are(photo: Any, interactive: bool) -> 
     assert np.array_equal(dense.mask, np.asarray(out.mask))
 
 
+def test_boxes_without_names_are_shown_without_words(
+    photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(config=tiny_config(parts=("geometry", "masks")))
+    asked, segment = [], model.segment
+
+    def listen(image: Any, concepts: Any = None, **prompts: Any) -> Any:
+        asked.append((concepts, prompts["boxes"].tolist()))
+        return segment(image, concepts, **prompts)
+
+    monkeypatch.setattr(model, "segment", listen)
+    given = boxes_of_another()
+    ConceptDetector(model).segment_boxes(photo, given)
+    both = [[2, 3, 40, 30], [20, 10, 64, 44]]
+    del given.data["class_name"]
+    ConceptDetector(model).segment_boxes(photo, given)
+    assert asked == [("dog", both), (None, both)]
+
+
 def test_each_box_takes_the_instance_that_fills_it() -> None:
     found = make(shapes(), scores=np.array([0.5, 0.9, 0.5, 0.9], np.float32))
     pairs = fit(np.array([[4, 4, 21, 20], [49, 35, 64, 48], [0, 0, 64, 48]], float), found)
