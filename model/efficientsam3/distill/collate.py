@@ -16,6 +16,7 @@ from .data.sample import PhraseQuery, TrainingSample
 from .errors import DataError
 from .grounding import GroundingBatch
 from .matcher import Targets
+from .naming import Vocabulary
 from .settings import SettingsError
 
 BY_EXAMPLE = "visual"
@@ -70,10 +71,19 @@ def _check(settings: PromptSettings, name: str, good: bool, rule: str) -> None:
 
 
 class Collator:
-    """Makes a ``GroundingBatch`` of samples; the generator decides all that is random."""
+    """Makes a ``GroundingBatch`` of samples; the generator decides all that is random.
 
-    def __init__(self, config: ModelConfig, settings: PromptSettings | None = None) -> None:
-        self.config = config
+    Args:
+        vocabulary: names that images are also labelled with, where they are learned along.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: PromptSettings | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        self.config, self.vocabulary = config, vocabulary
         self.settings = settings or PromptSettings()
         self._tokens: dict[str, Tensor] = {}
 
@@ -101,6 +111,7 @@ class Collator:
             self._targets(samples, asked),
             pack_boxes(shown) if any(len(labels) for _, labels in shown) else None,
             torch.tensor([text != BY_EXAMPLE for text in texts]),
+            None if self.vocabulary is None else self.vocabulary(samples, rng),
         )
 
     def _choose(self, sample: TrainingSample, rng: np.random.Generator) -> list[PhraseQuery]:

@@ -22,6 +22,7 @@ from .losses import (
     presence_loss,
 )
 from .matcher import HungarianMatcher, Matches, OneToManyMatcher, Targets
+from .naming import Naming, compare, naming_losses
 from .settings import SettingsError
 
 
@@ -31,7 +32,7 @@ class GroundingBatch(NamedTuple):
     pixels: (B, 3, R, R) normalised. tokens: (P, L) of the phrases. images: (P,), the image
     of each prompt. targets: of P prompts, masks at the mask head's resolution.
     exemplars: of P prompts, or None. named: (P,) bool, whether the phrase says what is meant;
-    None: all do.
+    None: all do. naming: names of what the images show, where they are learned along.
     """
 
     pixels: Tensor
@@ -40,6 +41,7 @@ class GroundingBatch(NamedTuple):
     targets: Targets
     exemplars: Exemplars | None = None
     named: Tensor | None = None
+    naming: Naming | None = None
 
 
 class Queries(NamedTuple):
@@ -121,6 +123,9 @@ class GroundingLoss:
                     dense.align(terms, net, shown, words, named)
                 if w.dense:
                     dense.fused(terms, net, answer)
+        if w.names and batch.naming is not None:
+            logits = compare(net, image.tokens, batch.naming.tokens)
+            terms.add("names", naming_losses(logits, batch.naming)["loss"], w.names)
         if teacher is not None:
             terms.add("features", teacher(net, image, batch.pixels), w.features)
         return terms.all()

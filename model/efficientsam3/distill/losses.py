@@ -25,6 +25,7 @@ class LossWeights:
     denoising: of the terms of noised boxes (DN-DETR; SAM3 has none).
     features: of features that stay near a teacher's, where there is one.
     dense: of how well each fused token tells inside from outside (SAM3 has none).
+    names: of each image token and object against all names of a vocabulary (SAM3 has none).
     align: of each image token, before fusion, against the phrase alone (SAM3 has none).
     positive: factor of queries with an object among the label terms.
     alpha: share of the probability, against the IoU, in the label that a matched query is
@@ -43,6 +44,7 @@ class LossWeights:
     features: float = 0.05
     dense: float = 0.0
     align: float = 0.0
+    names: float = 0.0
     positive: float = 10.0
     alpha: float = 0.25
     gamma: float = 2.0

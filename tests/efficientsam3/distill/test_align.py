@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.distill.align import UNSURE, AlignBatches, AlignTask
+from efficientsam3.distill.align import AlignBatches, AlignTask
 from efficientsam3.distill.data.sample import PhraseQuery
 from efficientsam3.distill.errors import DataError
+from efficientsam3.distill.naming import UNSURE
 from efficientsam3.distill.scratch import prepare
 from efficientsam3.nn.tokenizer import tokenize
 
@@ -28,21 +29,21 @@ def rng() -> np.random.Generator:
 def test_a_batch() -> None:
     batch = batches()(5, rng())
     assert batch.pixels.shape == (2, 3, 112, 112)
-    assert batch.names.shape == (2, 64)
-    assert batch.shares.shape == (2, 2, 64)
-    torch.testing.assert_close(batch.shares.sum(2), torch.ones(2, 2))
-    assert sorted(map(tuple, batch.tokens.tolist())) == sorted(
+    assert batch.naming.names.shape == (2, 64)
+    assert batch.naming.shares.shape == (2, 2, 64)
+    torch.testing.assert_close(batch.naming.shares.sum(2), torch.ones(2, 2))
+    assert sorted(map(tuple, batch.naming.tokens.tolist())) == sorted(
         map(tuple, tokenize(list(NAMES), 16).tolist())
     )
     for row in range(2):
         sample = coloured(10 + row)
         share = sample.masks_at(8).flatten(1)
         for cell in range(64):
-            name = int(batch.names[row, cell])
+            name = int(batch.naming.names[row, cell])
             best = int(share[:, cell].argmax())
             if share[best, cell] > 0.5:
                 wanted = tokenize([sample.queries[best].phrase], 16)[0]
-                assert torch.equal(batch.tokens[name - 1], wanted)
+                assert torch.equal(batch.naming.tokens[name - 1], wanted)
             else:
                 assert name == (UNSURE if share[:, cell].sum() > 0.1 else 0)
 
@@ -50,13 +51,14 @@ def test_a_batch() -> None:
 def test_what_is_shown_is_always_offered() -> None:
     batch = batches(most=1)(0, rng())
     shown = {q.phrase for n in range(2) for q in coloured(n).queries if q.objects}
-    assert len(batch.tokens) == len(shown)
-    assert int(batch.objects.max()) == len(shown)
+    assert len(batch.naming.tokens) == len(shown)
+    assert int(batch.naming.objects.max()) == len(shown)
 
 
 def test_the_same_number_gives_the_same_batch() -> None:
     one, same = (batches()(3, np.random.default_rng(7)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert torch.equal(one.pixels, same.pixels)
+    assert all(torch.equal(a, b) for a, b in zip(one.naming, same.naming, strict=True))
     assert not torch.equal(one.pixels, batches()(4, rng()).pixels)
 
 
@@ -67,8 +69,8 @@ def test_an_image_of_nothing() -> None:
     )
     make = AlignBatches(config, lambda n: empty if n == 0 else coloured(n), 2, NAMES)
     batch = make(0, rng())
-    assert (batch.names[0] == 0).all()
-    assert (batch.objects[0] == UNSURE).all()
+    assert (batch.naming.names[0] == 0).all()
+    assert (batch.naming.objects[0] == UNSURE).all()
     terms = AlignTask(net, make).loss(net, batch)
     assert bool(terms["loss"].isfinite())
 

@@ -18,12 +18,13 @@ from efficientsam3.distill.feature_distillation import FeatureDistillation
 from efficientsam3.distill.grounding import GroundingBatch, GroundingLoss, Queries, pick
 from efficientsam3.distill.losses import LossWeights, Terms, count_objects, label_loss, mask_losses
 from efficientsam3.distill.matcher import Matches, Targets
+from efficientsam3.distill.naming import Vocabulary, compare, naming_losses
 from efficientsam3.distill.settings import SettingsError
 from efficientsam3.distill.teachers import ImageTeacher, PyramidTeacher
 from efficientsam3.nn.detector import Answer, Detector
 from efficientsam3.nn.masks import MaskHead
 
-from .conftest import Shapes, replace, tiny_net
+from .conftest import COLOURS, Shapes, coloured, replace, tiny_net
 
 ALL = LossWeights(denoising=1.0, dense=1.0, align=1.0)
 
@@ -267,6 +268,28 @@ def test_data_without_masks_teach_boxes(tiny: tuple[ModelConfig, Detector]) -> N
     batch = batch_of(config, [replace(Shapes()[0], masks=None)])
     assert batch.targets.masks is None
     assert not {"mask", "dense_dice"} & GroundingLoss(ALL)(net, batch).keys()
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def test_names_are_learned_along() -> None:
+    config, net = tiny_net()
+    vocabulary = Vocabulary(config, (*COLOURS, "dog"))
+    make = Collator(config, PromptSettings(prompts=2), vocabulary)
+    batch = make([coloured(0), coloured(1)], np.random.default_rng(0))
+    assert batch.naming is not None
+    assert len(batch.naming.tokens) == len(COLOURS) + 1
+    weighed = GroundingLoss(LossWeights(names=10.0))
+    terms = weighed(net, batch)
+    wanted = naming_losses(
+        compare(net, net.read_image(batch.pixels).tokens, batch.naming.tokens), batch.naming
+    )
+    torch.testing.assert_close(terms["names"], wanted["loss"].detach())
+    assert "names" not in GroundingLoss()(net, batch)
+    assert "names" not in weighed(net, batch._replace(naming=None))
+    reached = gradients(net, weighed(net, batch)["loss"] - GroundingLoss()(net, batch)["loss"])
+    assert reached["trunk"] > 0 and reached["text"] > 0 and reached["scoring"] > 0
 
 
 # Dense helpers ----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from ..data.scenes import SceneSource, Turns
 from ..grounding import GroundingLoss
 from ..losses import LossWeights
 from ..merge import save_whole
+from ..naming import Vocabulary
 from ..prompted import PromptedSettings, PromptInTheLoop
 from ..recipe import Recipe, Run, Stage
 from ..scratch import prepare, unit_tokens
@@ -100,10 +101,13 @@ PROMPTS = PromptSettings(
 )
 
 CRITERION = GroundingLoss(
-    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0),
+    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0, names=10.0),
     many_on_aux=True,
 )
-"""From scratch a decoder needs help that a released one does not: denoising, dense terms."""
+"""From scratch a decoder needs help that a released one does not: denoising, dense terms, names."""
+
+OFFERED = 160
+"""Names in a batch that tokens are compared with."""
 
 BOXES = GroundingLoss(
     LossWeights(label=0, presence=0, mask=0, dice=0, one_to_many=0, denoising=1.0)
@@ -237,7 +241,7 @@ def teacher(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("heads"))
-    settings = watched(o, steps=4000, lr=3e-4, min_lr=1e-5, scales=ENCODERS)
+    settings = watched(o, steps=3500, lr=3e-4, min_lr=1e-5)
     return _whole(o, config, net, MOSTLY), settings
 
 
@@ -361,10 +365,10 @@ def _names(
     worlds = [world(few, tiles=n) for n in sizes]
     names, draw = worlds[0].pool, Turns([SceneSource(w) for w in worlds])
     checked = Turns([SceneSource(world(o, "seen", tiles=n)) for n in sizes])
-    held = AlignBatches(config, checked, 48, names, 160)
+    held = AlignBatches(config, checked, 48, names, OFFERED)
     return AlignTask(
         net,
-        AlignBatches(config, draw, o.batch, names, 160),
+        AlignBatches(config, draw, o.batch, names, OFFERED),
         held_out=[held(0, np.random.default_rng(o.seed))],
         seed=o.seed,
     )
@@ -386,10 +390,11 @@ def _whole(
     criterion: GroundingLoss = CRITERION,
 ) -> Task:
     few = dataclasses.replace(o, grounds=o.grounds // len(sizes))
+    worlds = [world(few, tiles=n) for n in sizes]
     return GroundingTask(
         net,
-        Collator(config, PROMPTS),
-        Turns([SceneSource(world(few, tiles=n)) for n in sizes]),
+        Collator(config, PROMPTS, Vocabulary(config, worlds[0].pool, OFFERED)),
+        Turns([SceneSource(w) for w in worlds]),
         batch=o.batch,
         criterion=criterion,
         held_out=held_out(o),
