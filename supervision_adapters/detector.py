@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from efficientsam3.errors import ImageError
 from efficientsam3.image import VISUAL, EncodedImage, ImageModel
 from efficientsam3.pixels import ImageLike, read_rgb
 from efficientsam3.prompts import read_array, read_concepts
@@ -296,13 +295,7 @@ class ConceptDetector:
     # Images -----------------------------------------------------------------------------
 
     def _encode(self, image: ImageLike | EncodedImage) -> EncodedImage:
-        try:
-            return self.model.encode(self._rgb(image))
-        except ModuleNotFoundError as error:
-            # Once imported, Ultralytics lets Pillow look for this where it knows no file's kind.
-            if error.name != "pi_heif":
-                raise
-            raise ImageError(f"{image} cannot be read as an image: its kind is not known") from None
+        return self.model.encode(self._rgb(image))
 
     def _rgb(self, image: ImageLike | EncodedImage) -> Any:
         return flip(image) if self.color == "bgr" else image
