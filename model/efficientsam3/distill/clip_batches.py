@@ -36,8 +36,8 @@ class ClipSettings:
         backwards: share of clips that are shown the last frame first.
         jitter: deviation of a box's edges, in parts of its side; jitter_limit: at most, in parts
             of the image.
-        forced: share of batches whose objects are remembered as there where they are, not where
-            the model thinks that they are.
+        forced: share of batches in which true masks are remembered, not those that were found: a
+            memory of nothing but errors teaches nothing.
         workers, seed: as for images. validation: held-out clips that are looked at.
     """
 

@@ -129,13 +129,20 @@ class Rollout:
         self.bank.condition(frame, self._memento(frame, logits, present, pointers, given=True))
         return Said(said)
 
-    def keep(self, frame: int, said: Said, present: Tensor, *, conditions: bool) -> None:
+    def keep(
+        self, frame: int, said: Said, *, conditions: bool, truth: Tensor | None = None
+    ) -> None:
         """Remember what was said.
 
         Args:
-            present: (P,) bool, whether there is an object. conditions: it was prompted.
+            conditions: it was prompted. truth: (P, h, w) bool, to be remembered instead.
         """
-        logits = torch.where(present[:, None, None], said.logits, NO_OBJECT)
+        if truth is None:
+            present = said.masks.presence > 0
+            logits = torch.where(present[:, None, None], said.logits, NO_OBJECT)
+        else:
+            present = truth.flatten(1).any(1)
+            logits = torch.where(truth, -NO_OBJECT, NO_OBJECT)
         tokens = said.masks.tokens
         token = tokens[torch.arange(len(tokens)), said.best.clamp(max=tokens.shape[1] - 1)]
         pointers = self.memory.point(token, present)

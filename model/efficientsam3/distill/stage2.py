@@ -145,12 +145,11 @@ class Walk:
         return error_clicks(self.batch.masks[:, frame], found, self.generator)
 
     def _keep(self, frame: int, said: list[Said], *, conditions: bool) -> None:
-        there = self.batch.masks[:, frame].flatten(1).any(1)
         for number, (rollout, own) in enumerate(zip(self.trackers, said, strict=True)):
             forced = self.batch.forced and not number
+            truth = self.batch.masks[:, frame] if forced else None
             with torch.no_grad() if number else contextlib.nullcontext():
-                present = there if forced else own.masks.presence > 0
-                rollout.keep(frame, own, present, conditions=conditions)
+                rollout.keep(frame, own, conditions=conditions, truth=truth)
 
 
 # Losses -----------------------------------------------------------------------------------------

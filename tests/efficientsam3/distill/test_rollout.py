@@ -37,7 +37,7 @@ def test_it_is_the_tracker_in_use(memory: MemoryConfig, prompt: str) -> None:
         xy = torch.tensor([[[0.15, 0.25]], [[0.8, 0.75]]])
         labels = torch.full((2, 1), POSITIVE)
         said = rollout.ask(0, xy, labels, None, multimask=True)
-        rollout.keep(0, said, said.masks.presence > 0, conditions=True)
+        rollout.keep(0, said, conditions=True)
         for n in range(2):
             out = tracker.add_points(0, seen[0], n, xy[n], labels[n])
             torch.testing.assert_close(
@@ -53,11 +53,11 @@ def test_it_is_the_tracker_in_use(memory: MemoryConfig, prompt: str) -> None:
         if t == 4:  # corrected
             xy, labels = torch.tensor([[[0.5, 0.5]]] * 2), torch.full((2, 1), POSITIVE)
             said = rollout.ask(t, xy, labels, said.logits, multimask=True)
-            rollout.keep(t, said, said.masks.presence > 0, conditions=True)
+            rollout.keep(t, said, conditions=True)
             for n in range(2):
                 tracker.add_points(t, seen[t], n, xy[n], labels[n], found.logits[n])
             continue
-        rollout.keep(t, said, present, conditions=False)
+        rollout.keep(t, said, conditions=False)
         tracker.remember(t, seen[t], found)
 
 
@@ -71,7 +71,8 @@ def test_gradients_reach_what_a_later_frame_read() -> None:
     mask = clip.mask_at(0, 0, 32)[None]
     rollout.given(0, mask, forced=True)
     said = rollout.propagate(1)
-    rollout.keep(1, said, torch.tensor([True]), conditions=False)
+    said.masks.presence.data.fill_(1.0)
+    rollout.keep(1, said, conditions=False)
     said = rollout.propagate(2)
     (said.logits.square().mean() + said.masks.presence.sum()).backward()
     memory = net.part("memory")
@@ -99,9 +100,24 @@ def test_objects_of_several_clips_do_not_mix() -> None:
         rollout = Rollout(net, Frames.read(net, pixels), rows)
         rollout.given(0, masks, forced=False)
         said = rollout.propagate(1)
-        rollout.keep(1, said, said.masks.presence > 0, conditions=False)
+        rollout.keep(1, said, conditions=False)
         return rollout.propagate(2).logits
 
     together = run(pixels, torch.tensor([0, 0, 1, 1]), masks)
     alone = run(pixels[1:], torch.tensor([0, 0]), masks[2:])
     torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_the_truth_is_remembered_instead_of_what_was_found() -> None:
+    config, net = tiny_tracker()
+    net.eval().requires_grad_(False)
+    clip = Moving().cut(0, 2, np.random.default_rng(0))
+    frames = Frames.read(net, clip.pixels(config.resolution)[None])
+    truth = clip.mask_at(0, 0, 32)[None]
+    told, given = (Rollout(net, frames, torch.zeros(1).long()) for _ in range(2))
+    given.given(0, truth, forced=True)
+    xy, labels = torch.tensor([[[0.9, 0.9]]]), torch.tensor([[POSITIVE]])
+    told.keep(0, told.ask(0, xy, labels, None, multimask=True), conditions=True, truth=truth)
+    ours, theirs = (r.bank.conditioning[0].tokens for r in (told, given))
+    assert ours is not None and theirs is not None
+    torch.testing.assert_close(ours, theirs)

@@ -40,7 +40,8 @@ class Options:
     model: the image model: a folder that the recipe "stickers" wrote, as RUN/student/model.
     seed: of everything. batch: clips of a step. objects: of a clip, at most. workers: processes
         that draw clips. held_out: clips for validation, 0 for none.
-    length: frames of a clip, one after the other as training goes on.
+    length: frames of a clip, one after the other as training goes on. growth: steps of each length
+        but the last; in "perceiver" half as many.
     depth: layers of the full memory's attention.
     latents, cells, perceiver_depth: of the Perceiver memory: tokens without a place, a side of the
         grid of those with one (it divides the model's grid), layers of its memory attention.
@@ -53,6 +54,7 @@ class Options:
     workers: int = 1
     held_out: int = 24
     length: tuple[int, ...] = (4, 6, 8)
+    growth: int = 1600
     depth: int = 4
     latents: int = 16
     cells: int = 6
@@ -124,11 +126,10 @@ def task_of(
 def memory(run: Run) -> tuple[Task, LoopSettings]:
     """All that tracks learns from true masks."""
     o: Options = run.options
-    steps = 5000
-    task = task_of(o, *beginner(o), steps // len(o.length))
+    task = task_of(o, *beginner(o), o.growth)
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=steps,
+        steps=5000,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
@@ -153,17 +154,16 @@ def perceiver(run: Run) -> tuple[Task, LoopSettings]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         student = with_memory(config, net, small)
-    steps = 2500
     task = task_of(
         o,
         dataclasses.replace(config, memory=small),
         student,
-        steps // len(o.length),
+        o.growth // 2,
         (config, net),
     )
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=steps,
+        steps=2500,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
