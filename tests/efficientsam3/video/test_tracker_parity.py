@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import efficientsam3 as es3
@@ -20,7 +22,8 @@ from efficientsam3.nn.interactive import BOTTOM_RIGHT, TOP_LEFT
 from efficientsam3.video.bank import MemorySettings, Reading
 from efficientsam3.video.memory import NO_OBJECT, MemoryTracker, Tracked, TrackerFeatures
 
-from ...parity.upstream import HERE, groups, values
+from ...parity.upstream import HERE, groups, released_keys, values
+from ..test_parity import photo
 
 TOLERANCE = 5e-4  # the promise is 2e-3
 FRAMES = 10
@@ -222,3 +225,41 @@ def test_a_box_forwards_and_backwards(
         replay.step(t, features[t], {3: "short_b"})
     for t in range(5, -1, -1):
         replay.step(t, features[t], {3: "short_r"}, reverse=True)
+
+
+# Whole: a photograph passed over by a camera, through a student's checkpoint ------------------
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> es3.ImageModel:
+    keys = released_keys("tinyvit-5m", "mobileclip-s0", 16)
+    path = tmp_path / "model.pt"
+    torch.save({"model": values(keys)}, path)
+    return es3.load("efficientsam3-tinyvit-5m", path, device="cpu", dtype="float32")
+
+
+def pan(image: Image.Image, t: int) -> npt.NDArray[np.uint8]:
+    """640 x 480 pixels of a larger picture."""
+    left, top = 10 * t, 300 + 6 * t
+    return np.array(image.crop((left, top, left + 640, top + 480)))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_frames_of_a_photograph_at_full_size(student: es3.ImageModel) -> None:
+    golden = dict(np.load(HERE / "tracker_tinyvit-5m.npz"))
+    replay = Replay(student, golden, MemorySettings())
+    tracker = replay.tracker
+    with Image.open(photo("ultralytics/assets/bus.jpg")) as image:
+        shown = [pan(image.convert("RGB"), t) for t in range(8)]
+    mask = torch.zeros(1, 480, 640, dtype=torch.bool)
+    mask[:, 60:400, 300:520] = True
+    clicks = torch.tensor([[0.15, 0.5], [0.6, 0.1]]), torch.tensor([1, 0])
+    for t, picture in enumerate(shown):
+        features = tracker.read(picture)
+        if t == 0:
+            replay.check("video_a", 0, 0, tracker.add_masks(0, features, [1], mask))
+        else:
+            replay.step(t, features, {1: "video_a"} | ({2: "video_b"} if t > 2 else {}))
+        if t == 2:
+            replay.check("video_b", 0, 2, tracker.add_points(2, features, 2, *clicks))
