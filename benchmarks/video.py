@@ -12,8 +12,11 @@ the same, masks are put in place of what untrained weights see; all that is comp
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
+import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,6 +44,12 @@ SQUARES = ((20, 60, 3), (100, 50, 5), (170, 56, 7))
 """Top, side and pixels a frame of each; they go to and fro, so that a clip can be endless."""
 STICKERS, TINY = "stickers", "tiny"
 PARTS = ("interactive", "interactive_neck", "memory")
+TIGHT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""glibc keeps much of what is freed; so told, it gives it back, and what is resident is in use."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -162,6 +171,30 @@ def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
 # Memory against length --------------------------------------------------------------------------
 
 
+class Heap(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def in_use() -> float:
+    """MiB that are allocated and not freed; resident memory also has the gaps between. 0: not
+    known on this system."""
+    try:
+        read = ctypes.CDLL("libc.so.6").mallinfo2
+    except (OSError, AttributeError):
+        return 0.0
+    read.restype = Heap
+    heap = read()
+    return float(heap.uordblks + heap.hblkhd) / 2**20
+
+
 def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak memory and time when so many frames are done: decoded, followed, drawn, written."""
     from efficientsam3.benchmark import peak_memory
@@ -184,14 +217,17 @@ def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         nonlocal done, most
         done, most = done + 1, max(most, len(tracked.instances))
         if done in arguments.marks:
+            gc.collect()
             rows.append(
                 {
                     "frames": done,
                     "peak MiB": peak_memory(),
+                    "in use MiB": in_use(),
                     "memories kB": engine.nbytes / 1e3,
                     "ms a frame": (clock() - start) / done * 1e3,
                 }
             )
+            print(rows[-1], file=sys.stderr)
 
     def follow(frames: Any) -> Iterator[Any]:
         tracker = ConceptTracker(watcher, "square", tracker=engine)
@@ -226,18 +262,23 @@ def memory(arguments: argparse.Namespace) -> None:
         command += ["--encoder", arguments.encoder, "--model", arguments.model]
         command += ["--marks", *map(str, arguments.marks)]
         command += [] if arguments.pictures else ["--no-pictures"]
-        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        environment = {**os.environ, **(TIGHT if arguments.allocator == "tight" else {})}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    told = json.loads(done.stdout)
     table = Table(
         title=f"{arguments.model}, {arguments.encoder} encoder, {told['objects']} objects"
     )
-    for title in ("frames", "peak MiB", "of the first", "memories kB", "ms a frame"):
+    for title in ("frames", "peak MiB", "", "in use MiB", "", "memories kB", "ms a frame"):
         table.add_column(title, justify="right")
-    first = told["rows"][0]["peak MiB"]
+    first = told["rows"][0]
     for row in told["rows"]:
-        peak = row["peak MiB"]
-        cells = (f"{peak:.1f}", f"{peak / first - 1:+.2%}", f"{row['memories kB']:.1f}")
-        table.add_row(f"{row['frames']:,}", *cells, f"{row['ms a frame']:.1f}")
-    table.add_row("COCO, MOT", f"{told['after']:.1f}", f"{told['after'] / first - 1:+.2%}", "", "")
+        cells = []
+        for key in ("peak MiB", "in use MiB"):
+            cells += [f"{row[key]:.1f}", f"{row[key] / max(first[key], 1e-9) - 1:+.2%}"]
+        cells += [f"{row['memories kB']:.1f}", f"{row['ms a frame']:.1f}"]
+        table.add_row(f"{row['frames']:,}", *cells)
+    after = told["after"]
+    table.add_row("COCO, MOT", f"{after:.1f}", f"{after / first['peak MiB'] - 1:+.2%}")
     show(table)
     print(f"{told['tracks']} tracks in the whole clip")
 
@@ -381,6 +422,7 @@ def main(given: Sequence[str] | None = None) -> None:
     one.add_argument("--marks", type=int, nargs="+", default=[100, 1000, 5000], help="frames")
     one.add_argument("--encoder", choices=["stub", "real"], default="stub")
     one.add_argument("--model", help="default: tiny, with the real encoder stickers")
+    one.add_argument("--allocator", choices=["tight", "plain"], default="tight")
     one.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing")
     one.add_argument("--film", type=Path, help=argparse.SUPPRESS)
     two = kinds.add_parser("objects", help="milliseconds against the number of objects")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str, int], None]
 Frames = Generator["VideoFrame", None, None]
+
+Turn = tuple[bool, bool, bool]
 
 PATIENCE = 15.0
 """Seconds without an answer after which an address counts as dead."""
@@ -117,10 +120,14 @@ def _contents(container: InputContainer) -> str:
 def _waiting(first: VideoFrame | None, frames: Frames) -> Iterator[Waiting]:
     try:
         zero = None if first is None else first.time
+        turn = None if first is None else _turn(first)
+        angle = None if first is None else first.rotation
         frame, index = first, 0
         while frame is not None:
+            if frame.rotation != angle:
+                turn, angle = _turn(frame), frame.rotation
             time = None if frame.time is None or zero is None else frame.time - zero
-            yield Waiting(index, time, lambda frame=frame: _pixels(frame))  # type: ignore[misc]
+            yield Waiting(index, time, partial(_pixels, frame, turn))
             frame, index = next(frames, None), index + 1
     finally:
         frames.close()  # and the file with it
@@ -203,11 +210,12 @@ def _promised(container: InputContainer, stream: VideoStream, rate: float | None
 # One frame ------------------------------------------------------------------------------------
 
 
-def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+def _turn(frame: VideoFrame) -> Turn:
     """Whether to swap rows and columns, and then to flip rows and columns, to show it upright.
 
     A phone's sensor is fixed; how the phone was held stands in the file as a matrix that takes
-    columns and rows of the picture to those of the screen.
+    columns and rows of the picture to those of the screen. Asked of every frame, it would tie
+    each to itself: frames would stay in memory until Python looks for cycles.
     """
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -222,10 +230,10 @@ def _size(frame: VideoFrame) -> tuple[int, int]:
     return (frame.width, frame.height) if _turn(frame)[0] else (frame.height, frame.width)
 
 
-def _pixels(frame: VideoFrame) -> Pixels:
+def _pixels(frame: VideoFrame, turn: Turn | None) -> Pixels:
     """(H, W, 3) uint8 RGB, upright."""
     image = frame.to_ndarray(format="rgb24")
-    swap, rows, columns = _turn(frame)
+    swap, rows, columns = turn or (False, False, False)
     if swap:
         image = image.transpose(1, 0, 2)
     if rows or columns:
