@@ -429,7 +429,8 @@ def test_memory_is_flat(count: int) -> None:
     tracemalloc.stop()
     assert follower._objects._next > count // 50
     assert most < 12
-    assert used[1] - used[0] < 20_000
+    # Caches fill by some 20 kB; a picture a frame would be 61 kB and more.
+    assert used[1] - used[0] < 40_000
 
 
 def test_objects_that_were_nowhere_for_long_are_forgotten() -> None:
