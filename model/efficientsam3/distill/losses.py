@@ -30,6 +30,8 @@ class LossWeights:
     positive: factor of queries with an object among the label terms.
     alpha: share of the probability, against the IoU, in the label that a matched query is
         to reach. gamma: focus on hard negatives.
+    quality: exponent of that label; below 1, boxes that fit less well score high too (SAM3: 1,
+        by which scores come to be the IoU).
     padded_queries: the label term is a mean over at least so many queries.
     """
 
@@ -47,6 +49,7 @@ class LossWeights:
     names: float = 0.0
     positive: float = 10.0
     alpha: float = 0.25
+    quality: float = 1.0
     gamma: float = 2.0
     padded_queries: int = 128
 
@@ -110,8 +113,8 @@ def label_loss(
 ) -> Tensor:
     """How well (B, Q) logits say which queries have an object.
 
-    A matched query is to reach ``probability^alpha * IoU^(1 - alpha)``, at least 0.01: high
-    scores for good boxes. Prompts without an object are left to the presence token.
+    A matched query is to reach ``(probability^alpha * IoU^(1 - alpha))^quality``, at least 0.01:
+    high scores for good boxes. Prompts without an object are left to the presence token.
 
     Args:
         counted: (B, Q) bool, False: a query that is padding; None: none is.
@@ -125,7 +128,7 @@ def label_loss(
         iou, _ = paired_iou(cxcywh_to_xyxy(got), cxcywh_to_xyxy(wanted))
         reach = p[matches.rows, matches.queries] ** weights.alpha * iou ** (1 - weights.alpha)
         goal = matched.clone()
-        goal[matches.rows, matches.queries] = reach.clamp(min=0.01)
+        goal[matches.rows, matches.queries] = (reach**weights.quality).clamp(min=0.01)
     hit = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
     miss = F.softplus(logits) * p**weights.gamma
     # Where the annotation may lack objects, a query without one proves nothing.

@@ -71,6 +71,20 @@ def test_a_bad_box_lowers_the_goal_to_a_hundredth() -> None:
     assert float(logits.grad[0, 1]) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("quality", [1.0, 0.5])
+def test_scores_come_to_be_a_power_of_the_iou(quality: float) -> None:
+    """Where the label is the probability itself, nothing pulls any more."""
+    half = [0.5, 0.5, 0.1, 0.2]  # IoU 0.5 with BOX
+    exponent = 0.75 * quality / (1 - 0.25 * quality)
+    p = 0.5**exponent
+    logits = torch.tensor([[-9.0, math.log(p / (1 - p))]], requires_grad=True)
+    weights = LossWeights(padded_queries=0, quality=quality)
+    boxes = torch.tensor([[[0.1, 0.1, 0.1, 0.1], half]])
+    label_loss(logits, boxes, targets([True]), ONE, weights).backward()
+    assert logits.grad is not None
+    assert float(logits.grad[0, 1]) == pytest.approx(0, abs=1e-5)
+
+
 def test_prompts_without_objects_leave_queries_alone() -> None:
     nothing = Matches(*(torch.zeros(0, dtype=torch.long) for _ in range(3)))
     boxes = torch.rand(2, 3, 4)
