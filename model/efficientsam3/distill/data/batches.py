@@ -120,14 +120,23 @@ def hold_out(source: SampleSource, count: int, seed: int) -> tuple[Subset, Subse
     Raises:
         DataError: nothing would be left for training.
     """
-    if len(source) <= count:
+    train, held = split(len(source), count, seed, "images")
+    return Subset(source, train), Subset(source, held)
+
+
+def split(total: int, count: int, seed: int, things: str) -> tuple[list[int], list[int]]:
+    """Indices of ``total`` things in two, at random: for training, and ``count`` held out.
+
+    Raises:
+        DataError: nothing would be left for training.
+    """
+    if total <= count:
         raise DataError(
-            f"the data have {len(source)} images, and {count} are to be held out: say "
+            f"the data have {total} {things}, and {count} are to be held out: say "
             "--set held_out=NUMBER"
         )
-    order = np.random.default_rng(seed).permutation(len(source)).tolist()
-    cut = len(order) - count
-    return Subset(source, sorted(order[:cut])), Subset(source, order[cut:])
+    order = np.random.default_rng(seed).permutation(total).tolist()
+    return sorted(order[: total - count]), order[total - count :]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ...scenes.clips import film
 from ...scenes.compose import World
 from ...types import Array
 from ..errors import DataError
+from .batches import split
 from .masks import Mask, decode_mask, mask_size
 
 
@@ -129,14 +130,8 @@ def hold_out_clips(source: ClipSource, count: int, seed: int) -> tuple[ClipSubse
     Raises:
         DataError: nothing would be left for training.
     """
-    if len(source) <= count:
-        raise DataError(
-            f"there are {len(source)} videos, and {count} are to be held out: say "
-            "--set held_out=NUMBER"
-        )
-    order = np.random.default_rng(seed).permutation(len(source)).tolist()
-    cut = len(order) - count
-    return ClipSubset(source, sorted(order[:cut])), ClipSubset(source, order[cut:])
+    train, held = split(len(source), count, seed, "videos")
+    return ClipSubset(source, train), ClipSubset(source, held)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,13 @@ class SAV:
                     "one of every object"
                 )
             parts.append(rows)
-        return [tuple(m for row in together for m in row) for together in zip(*parts, strict=False)]
+        lengths = {len(rows) for rows in parts}
+        if len(lengths) > 1:
+            raise DataError(
+                f"the annotations of {key} have {sorted(lengths)} frames; manual and automatic "
+                "ones are of the same frames. Load one of them alone, or fetch the files again"
+            )
+        return [tuple(m for row in together for m in row) for together in zip(*parts, strict=True)]
 
     def _images(self, key: str, wanted: range, annotated: int) -> list[Array]:
         """The pictures of some annotated frames, by the number of the annotation."""

@@ -151,3 +151,12 @@ def test_what_is_wrong_is_named(released: Path) -> None:
         only_two.cut(0, 2, random)
     path.write_text(json.dumps({**content, "masklet": [[None, None]] * 6}))
     assert not only_two.cut(0, 2, random).mask_at(0, 1, 16).any()
+
+
+def test_annotations_of_different_lengths_are_named(released: Path) -> None:
+    path = released / "sav_000" / "sav_000001_auto.json"
+    content = json.loads(path.read_text())
+    content["masklet"] = content["masklet"][:-1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"sav_000001 have \[5, 6\] frames"):
+        SAV(released, "both").cut(0, 4, np.random.default_rng(0))

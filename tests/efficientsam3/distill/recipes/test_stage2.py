@@ -107,7 +107,7 @@ def test_what_is_not_said(sav: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--set sav=FOLDER"):
         run_recipe(stage2.RECIPE, tmp_path / "a", asked())
     both = {"teacher": str(teacher), "sav": str(sav)}
-    with pytest.raises(DataError, match="there are 4 videos, and 64 are to be held out"):
+    with pytest.raises(DataError, match="have 4 videos, and 64 are to be held out"):
         run_recipe(stage2.RECIPE, tmp_path / "b", asked(**both, cells="4"))
     with pytest.raises(ValueError, match=r"18 cells a side .* do not divide a grid of 8"):
         run_recipe(stage2.RECIPE, tmp_path / "c", asked(**both))
