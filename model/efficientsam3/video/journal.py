@@ -6,31 +6,24 @@ other forms are written from it. A run that was killed leaves at most its last l
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from .. import rle
+from ..lines import FORMAT, LineFile, Record, whole
 from ..types import BitPatch, Instances, Patch
 from .concepts import TrackedFrame
 from .errors import VideoError
-
-Record = dict[str, Any]
-
-FORMAT = 1
-SUFFIX = ".jsonl"
 
 
 class ResumeError(VideoError):
     """A file of tracks that belongs to another run."""
 
 
-class Journal:
+class Journal(LineFile):
     """The file that a run writes.
 
     Args:
@@ -47,61 +40,21 @@ class Journal:
         ResumeError: the file is of another run, or no file of tracks.
     """
 
+    what, wrong, other = "tracks", VideoError, ResumeError
+
     def __init__(
         self, path: str | Path, identity: Record, video: Record, *, restart: bool = False
     ) -> None:
-        self.path = Path(path)
-        if self.path.suffix != SUFFIX:
-            raise VideoError(f"tracks are written to a {SUFFIX} file; got {path}")
-        self.identity: Record = json.loads(json.dumps(identity))  # as the file gives it back
         self.last: int | None = None
         self.count = self.ids = 0
         self._ended: Record | None = None
-        end = 0 if restart else self._resume()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("r+b" if end else "wb")
-        if self._file.seek(0, 2) > end:
-            self._file.truncate(end)
-            self._file.seek(end)
-        if not end:
-            self._write({"format": FORMAT, "identity": self.identity, "video": video})
+        super().__init__(path, identity, {"video": video}, restart=restart)
 
-    def _resume(self) -> int:
-        """Where whole lines end; 0 if there is nothing to go on with."""
-        if not self.path.exists() or not self.path.stat().st_size:
-            return 0
-        end = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file):
-                record = _whole(line)
-                if number == 0:
-                    self._same(record)
-                elif record is None:
-                    break
-                elif "end" in record:
-                    self._ended = record
-                else:
-                    self._note(record)
-                end += len(line)
-        return end
-
-    def _same(self, head: Record | None) -> None:
-        if head is None or head.get("format") != FORMAT or "identity" not in head:
-            raise ResumeError(
-                f"{self.path} is no file of tracks that this version reads; name another, or "
-                "restart it (--restart)"
-            )
-        old, new = head["identity"], self.identity
-        told = [
-            f"{key} was {_brief(old.get(key))} and is {_brief(new.get(key))}"
-            for key in {**old, **new}
-            if old.get(key) != new.get(key)
-        ]
-        if told:
-            raise ResumeError(
-                f"{self.path} holds the tracks of another run: {', '.join(told)}. Restart it "
-                "(--restart), or name another file"
-            )
+    def _known(self, record: Record) -> None:
+        if "end" in record:
+            self._ended = record
+        else:
+            self._note(record)
 
     def _note(self, record: Record) -> None:
         self.last, self.count = record["frame"], self.count + 1
@@ -127,26 +80,11 @@ class Journal:
         self._ended = {"end": True, "stop": stop}
         self._write(self._ended)
 
-    def _write(self, record: Record) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
 
 def read_head(path: Path) -> Record:
     """The first line of a file of tracks: {"format", "identity", "video"}."""
     with path.open("rb") as file:
-        head = _whole(file.readline())
+        head = whole(file.readline())
     if head is None or head.get("format") != FORMAT:
         raise ResumeError(f"{path} is no file of tracks that this version reads")
     return head
@@ -158,7 +96,7 @@ def read_records(path: Path) -> Iterator[Record]:
     with path.open("rb") as file:
         file.readline()
         for line in file:
-            record = _whole(line)
+            record = whole(line)
             if record is None:
                 return  # what a kill left
             if "end" not in record:
@@ -168,22 +106,6 @@ def read_records(path: Path) -> Iterator[Record]:
 def last_records(path: Path, count: int) -> list[Record]:
     """The last frames of a file of tracks."""
     return list(deque(read_records(path), maxlen=count))
-
-
-def _whole(line: bytes) -> Record | None:
-    """A line's record; None if it was cut."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:24]}...{text[-24:]}"
 
 
 # A frame as a record --------------------------------------------------------------------------
