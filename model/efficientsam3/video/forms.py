@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..lines import Record
 from ..weights import replacing
 from .errors import VideoError
-from .journal import Record, read_head, read_records
+from .journal import read_head, read_records
 
 AT_ONCE = 64_000_000
 """Characters of masks that are in memory at a time."""

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..lines import Record
 from ..types import Array
 from .concepts import TrackedFrame
-from .journal import Record, to_record
+from .journal import to_record
 
 WATCHED = 32
 """Frames that are watched again: twice what trackers wait before they trust an object."""

@@ -11,9 +11,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from .. import draw
+from ..lines import Record
 from .concepts import TrackedFrame
 from .frames import Frame, FrameReader, Pixels
-from .journal import Journal, Record, from_record, last_records, read_head, read_records
+from .journal import Journal, from_record, last_records, read_head, read_records
 from .resume import WATCHED, Identities
 
 if TYPE_CHECKING:
