@@ -81,7 +81,7 @@ def make_dataset(truth: Any) -> Any:
     """A sample a scene: its phrases, and a detection for every phrase that is true of an object."""
     import fiftyone as fo
 
-    from efficientsam3.evaluate.overlap import decode
+    from efficientsam3.rle import decode
 
     def detection(pair: Any, target: Any) -> Any:
         height, width = pair.size
@@ -150,8 +150,8 @@ def draw_answers(dataset: Any, truth: Any, folder: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from efficientsam3.evaluate.overlap import decode
     from efficientsam3.evaluate.pictures import Answered, hits_and_misses
+    from efficientsam3.rle import decode
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ import fiftyone.core.labels as fol
 import numpy as np
 
 from efficientsam3.evaluate import ConceptScore
-from efficientsam3.rle import encode
+from efficientsam3.rle import encode_cut
 
 from .labels import presence_keys
 from .runs import RunError, Step, Steps, check_field, check_samples
@@ -127,7 +127,7 @@ def _encoded(detections: list[Any]) -> list[Any]:
         y1 = min(max(round((y + h) * size[0]), y0 + 1), size[0])
         rows = ((np.arange(y1 - y0) + 0.5) * mask.shape[0] / (y1 - y0)).astype(int)
         columns = ((np.arange(x1 - x0) + 0.5) * mask.shape[1] / (x1 - x0)).astype(int)
-        out.append(encode(mask[rows][:, columns], (x0, y0, x1, y1), size))
+        out.append(encode_cut(mask[rows][:, columns], (x0, y0, x1, y1), size))
     return out
 
 

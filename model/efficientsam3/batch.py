@@ -411,7 +411,7 @@ def _annotations(found: Instances) -> tuple[list[Record], Array | None]:
     areas = np.full(len(found) + 1, np.inf)  # by number; the ground, 0, is the largest
     for i, annotation in enumerate(out):
         pixels, box = found.crop(i)  # enlarged once; one is in memory at a time
-        annotation["segmentation"] = rle.encode(pixels, box, found.size)
+        annotation["segmentation"] = rle.encode_cut(pixels, box, found.size)
         annotation["area"] = areas[i + 1] = int(pixels.sum())
         there, larger = numbers[box[1] : box[3], box[0] : box[2]], areas > areas[i + 1]
         np.copyto(there, i + 1, where=pixels & larger[there])  # the smaller one lies on top

@@ -217,9 +217,9 @@ class Instances:
     @property
     def rles(self) -> list[dict[str, Any]]:
         """All masks as COCO run lengths, {"size": [H, W], "counts": str}; one dense at a time."""
-        from .rle import encode
+        from .rle import encode_cut
 
-        return [encode(*self.crop(i), self.size) for i in range(len(self))]
+        return [encode_cut(*self.crop(i), self.size) for i in range(len(self))]
 
     def _patch(self, index: int) -> Patch:
         if self.patches is None:

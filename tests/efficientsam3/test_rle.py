@@ -16,7 +16,7 @@ def whole(mask: np.ndarray) -> dict:
 
 
 def cut(mask: np.ndarray) -> dict:
-    return rle.encode(*BitPatch.cut(mask).crop(mask.shape), mask.shape)
+    return rle.encode_cut(*BitPatch.cut(mask).crop(mask.shape), mask.shape)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])

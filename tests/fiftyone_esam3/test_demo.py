@@ -20,8 +20,8 @@ from PIL import Image
 import efficientsam3 as es3
 from efficientsam3.build import tiny_config
 from efficientsam3.evaluate import read_clips, read_truth
-from efficientsam3.evaluate.overlap import decode
 from efficientsam3.evaluate.pictures import HIT, MISSED
+from efficientsam3.rle import decode
 from efficientsam3.types import BitPatch
 from efficientsam3.variants import EMBEDDED
 

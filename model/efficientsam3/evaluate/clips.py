@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..rle import decode
 from .concept import ConceptScore
 from .davis import JandF
 from .errors import PredictionError
 from .hota import Frame, HotaScore, mask_frames
-from .overlap import box_iou, box_track_iou, decode, track_iou
+from .overlap import box_iou, box_track_iou, track_iou
 from .records import Record
 from .score import Progress, Report
 from .veval import (

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..rle import Rle
 from .errors import PredictionError
-from .overlap import Rle, Track, mask_iou
+from .overlap import Track, mask_iou
 
 Array = npt.NDArray[Any]
 
@@ -171,7 +172,7 @@ def drop_empty(track: Track) -> list[Rle | None]:
     """The track without masks that have no pixel: they would count as false detections."""
     from pycocotools import mask as coco
 
-    from .overlap import compress
+    from ..rle import compress
 
     return [rle if rle is not None and coco.area(compress(rle)) else None for rle in track]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy.typing as npt
 
 from ..lines import SUFFIX
+from ..rle import box_of, encode
 from .errors import PredictionError
 from .journal import read_identity, read_journal
-from .overlap import box_of, encode
 from .records import Box, Record, Table, read_json
 from .truth import Key, Truth
 

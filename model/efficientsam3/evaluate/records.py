@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EfficientSam3Error
+from ..rle import compress
 from .errors import AnnotationError
-from .overlap import compress
 
 Record = dict[str, Any]
 Box = tuple[float, float, float, float]

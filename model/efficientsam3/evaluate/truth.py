@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..rle import encode
 from .errors import AnnotationError
-from .overlap import encode
 from .records import Box, Record, find_files, read_json
 
 Array = npt.NDArray[Any]

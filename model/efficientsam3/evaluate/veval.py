@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..rle import box_of
 from .errors import AnnotationError, PredictionError
-from .overlap import box_of
 from .records import Box, Record, Table, read_json
 from .truth import layout_of
 

@@ -155,7 +155,7 @@ def _region(mask: Mask) -> Record:
     """{"rle", "box": [x, y, width, height], "area"}, in pixels."""
     x0, y0, x1, y1 = (int(v) for v in tight_box(mask))
     height, width = mask.shape
-    lengths = rle.encode(mask[y0:y1, x0:x1], (x0, y0, x1, y1), (height, width))
+    lengths = rle.encode_cut(mask[y0:y1, x0:x1], (x0, y0, x1, y1), (height, width))
     return {"rle": lengths, "box": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum())}
 
 

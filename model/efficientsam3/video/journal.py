@@ -125,7 +125,7 @@ def to_record(tracked: TrackedFrame) -> Record:
         }
         if found.patches is not None:
             pixels, cut = found.crop(i)
-            entry["mask"] = rle.encode(pixels, cut, found.size)
+            entry["mask"] = rle.encode_cut(pixels, cut, found.size)
             entry["area"] = int(pixels.sum())
         objects.append(entry)
     return {
@@ -138,7 +138,7 @@ def to_record(tracked: TrackedFrame) -> Record:
 
 def from_record(record: Record, concepts: tuple[str, ...]) -> TrackedFrame:
     """A frame again; presence is not kept."""
-    from ..evaluate.overlap import decode
+    from ..rle import decode
 
     objects, size = record["objects"], (record["size"][0], record["size"][1])
     patches: list[Patch] | None = None

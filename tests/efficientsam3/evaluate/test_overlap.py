@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from efficientsam3 import EfficientSam3Error
 from efficientsam3.evaluate import PredictionError, box_iou, mask_iou, track_iou
-from efficientsam3.evaluate.overlap import compress, decode
+from efficientsam3.rle import compress, decode
 
 Array = npt.NDArray[Any]
 
