@@ -6,6 +6,7 @@ model's name. It runs on CPUs too.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,9 +19,10 @@ import fiftyone.zoo.models as fozm
 
 import efficientsam3 as es3
 from efficientsam3.video.concepts import ConceptTracker, TrackedFrame
-from efficientsam3.video.frames import read_frames
+from efficientsam3.video.frames import Frame, read_frames
 from efficientsam3.video.interactive import InteractiveTracker
 from efficientsam3.video.settings import MaskSettings, TrackSettings
+from efficientsam3.video.shelf import Shelf
 
 from .prompts import Box, Clicks, Prompts, read_prompts, unique
 from .shared import load_core
@@ -238,11 +240,11 @@ class EfficientSam3Video(fom.SamplesMixin, fom.Model):
         direction = self.config.propagation_direction
         if direction == "forward":
             start = max(start, first)
+        frames: Iterator[Frame] = read_frames(path, start=start, stop=stop)
         if direction == "backward":
-            stop = first + 1 if stop is None else min(stop, first + 1)
-        frames: Any = read_frames(path, start=start, stop=stop)
-        if direction == "backward":  # frames are held: a file is read in one direction only
-            frames = reversed(list(frames))
+            last = first if stop is None else min(stop - 1, first)
+            back = Shelf(path).backwards(last)
+            frames = itertools.takewhile(lambda frame: frame.index >= start, back)
         for frame in frames:
             if frame.index in prompts:
                 shown = read_prompts({"prompt_field": prompts[frame.index]}, frame.image.shape[:2])

@@ -19,7 +19,8 @@ import numpy as np
 
 from efficientsam3.batch import find_images
 from efficientsam3.errors import ImageError
-from efficientsam3.image import ImageModel, load
+from efficientsam3.image import ImageModel
+from efficientsam3.loading import load
 from efficientsam3.pixels import read_rgb
 from efficientsam3.types import Array
 

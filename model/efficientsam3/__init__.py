@@ -19,7 +19,8 @@ from .errors import (
 from .variants import list_models
 
 if TYPE_CHECKING:
-    from .image import EncodedImage, Grounding, ImageModel, load
+    from .image import EncodedImage, Grounding, ImageModel
+    from .loading import load
     from .types import Instances
     from .video.bank import MemorySettings
     from .video.concepts import ConceptTracker, TrackedFrame
@@ -62,7 +63,7 @@ _LATER = {
     "MemorySettings": "video.bank",
     "TrackSettings": "video.settings",
     "TrackedFrame": "video.concepts",
-    "load": "image",
+    "load": "loading",
     "track": "video.track",
 }
 

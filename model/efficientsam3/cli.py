@@ -630,7 +630,7 @@ def _load(
     with _errors().status(f"loading {model}"):
         import torch
 
-        from .image import load
+        from .loading import load
 
         if device is not None:
             try:

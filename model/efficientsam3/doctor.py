@@ -146,7 +146,7 @@ def check_device() -> Check:
 
 def check_bfloat16() -> Check:
     """Whether `load` computes in bfloat16: only where the hardware multiplies it."""
-    from .image import best_device, best_dtype
+    from .devices import best_device, best_dtype
 
     device = best_device()
     dtype = str(best_dtype(device)).removeprefix("torch.")

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from . import weights
 from .build import ModelConfig, build
-from .errors import CheckpointError, MissingAbilityError, PromptError
+from .devices import best_device, best_dtype, find_device, parse_dtype
+from .errors import MissingAbilityError, PromptError
 from .nn.detector import Answer, Detector, FoldedDetector, ImageFeatures, fold, share
 from .nn.geometry import Exemplars
 from .nn.interactive import BOTTOM_RIGHT, TOP_LEFT
@@ -33,7 +34,6 @@ from .prompts import (
     read_points,
 )
 from .types import Array, Instances, LogitPatch, Patch, join
-from .variants import CONFIG_FILE, WEIGHTS_FILE, Packaged, find_variant
 
 VISUAL = "visual"
 """The text that stands for a concept shown by exemplars alone, as SAM3 was trained."""
@@ -104,7 +104,7 @@ class ImageModel:
         if speed not in ("exact", "fast"):
             raise ValueError(f"speed is 'exact' or 'fast'; got {speed!r}")
         self.name, self.config, self.speed = name, config, speed
-        self.device = _device(device) if device is not None else best_device()
+        self.device = find_device(device) if device is not None else best_device()
         self.dtype = parse_dtype(dtype) if dtype is not None else best_dtype(self.device)
         self._source = source
         learned = source()
@@ -565,145 +565,3 @@ def _fill_holes(logits: Array) -> Array:
     small = np.bincount(labels.ravel(), minlength=count + 1) <= LARGEST_HOLE
     small[0] = False
     return np.where(small[labels], np.float32(10), logits) if small.any() else logits
-
-
-# Loading ------------------------------------------------------------------------------------
-
-
-def best_device() -> torch.device:
-    """What this machine does best: a CUDA GPU, Apple's, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def _device(device: torch.device | str) -> torch.device:
-    chosen = torch.device(device)
-    missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
-        chosen.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise ValueError(
-            f"device={str(device)!r}, but this machine has none that torch can use; leave device "
-            "out for the best there is, and see `efficientsam3 doctor`"
-        )
-    return chosen
-
-
-def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32."""
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device)[0] >= 8
-    elif device.type == "cpu":
-        if hasattr(torch.cpu, "get_capabilities"):
-            can = torch.cpu.get_capabilities()
-            native = bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))
-        else:  # before torch 2.10
-            native = bool(torch.cpu._is_avx512_bf16_supported())
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
-def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """float32, bfloat16 or float16, as a ``torch.dtype`` or by name."""
-    value = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if value not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype is float32, bfloat16 or float16; got {dtype!r}")
-    return value
-
-
-def load(
-    name: str | os.PathLike[str],
-    checkpoint: str | os.PathLike[str] | None = None,
-    text: str | None = None,
-    context: int | None = None,
-    base: str | os.PathLike[str] | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | str | None = None,
-    speed: str = "exact",
-) -> ImageModel:
-    """Load a model: from the package, from the hub, or from files.
-
-    Args:
-        name: of ``list_models()``; or a folder that ``save`` wrote. "efficientsam3-stickers" is
-            part of the package: it needs no network.
-        checkpoint: a local file instead of the hub's: upstream's .pt / .pth, or a .safetensors
-            of the same keys.
-        text: another text encoder than the name's: "mobileclip-s0", "mobileclip-s1",
-            "mobileclip2-l", "sam3"; it must be in ``checkpoint`` or ``base``.
-        context: tokens of a phrase (16, 32, 77), at most what the weights have.
-        base: a second file, for groups of weights that the first lacks.
-        device: "cpu", "cuda", "mps"; None: the best here.
-        dtype: float32, bfloat16, float16; None: bfloat16 where the hardware has it. Float32
-            gives upstream's numbers to rounding.
-        speed: "exact", or "fast": pooled keys and values in the fusion encoder.
-
-    Raises:
-        WeightsNotFoundError, CheckpointError, ValueError: the message says the way out.
-    """
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
-    given = {"checkpoint": checkpoint, "text": text, "context": context, "base": base}
-    if Path(name).is_dir():
-        return _load_folder(Path(name), str(name), given, options)
-    variant = find_variant(str(name))
-    if isinstance(variant.weights, Packaged):
-        return _load_folder(variant.weights.find(), variant.name, given, options)
-    path = Path(checkpoint) if checkpoint is not None else weights.download(variant.name)
-
-    def read() -> tuple[ModelConfig, Detector]:
-        return weights.load_upstream(
-            path,
-            variant,
-            base=None if base is None else Path(base),
-            text=text,
-            context=context,
-        )
-
-    files = [path, *([Path(base)] if base is not None else [])]
-    config, first = read()
-    return ImageModel(variant.name, config, _first_then(first, lambda: read()[1], files), **options)
-
-
-def _load_folder(
-    folder: Path, name: str, given: dict[str, Any], options: dict[str, Any]
-) -> ImageModel:
-    """A saved model. name: as it was asked for. given: arguments that only a hub's model takes."""
-    for argument, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{name} is a saved model, whole as it is; {argument}= goes with a name of "
-                "list_models() that comes from the hub"
-            )
-    saved_name, config, first = weights.load_folder(folder)
-    source = _first_then(
-        first,
-        lambda: weights.load_folder(folder)[2],
-        [folder / CONFIG_FILE, folder / WEIGHTS_FILE],
-    )
-    return ImageModel(saved_name, config, source, **options)
-
-
-def _first_then(
-    first: Detector, read: Callable[[], Detector], files: list[Path]
-) -> Callable[[], Detector]:
-    """A source that gives ``first`` once, without keeping it, and reads ``files`` after that."""
-
-    def stamp() -> list[tuple[int, int]]:
-        return [(f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-    waiting, written = [first], stamp()
-
-    def source() -> Detector:
-        if waiting:
-            return waiting.pop()
-        if not all(f.is_file() for f in files) or stamp() != written:
-            raise CheckpointError(
-                f"{' or '.join(map(str, files))} has changed since the model was loaded, and its "
-                "learned weights are read from there; load the model again"
-            )
-        return read()
-
-    return source

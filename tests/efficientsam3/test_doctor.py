@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from efficientsam3 import doctor, image
+from efficientsam3 import devices, doctor
 from efficientsam3.variants import EMBEDDED, VARIANTS, find_variant
 
 
@@ -92,8 +92,8 @@ def test_a_torchvision_for_another_torch_is_reported(monkeypatch: pytest.MonkeyP
 def test_bfloat16_is_what_load_would_choose(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, found: str
 ) -> None:
-    monkeypatch.setattr(image, "best_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(image, "best_dtype", lambda device: dtype)
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "best_dtype", lambda device: dtype)
     assert doctor.check_bfloat16().found == found
 
 

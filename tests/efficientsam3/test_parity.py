@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.image import VISUAL, best_dtype
+from efficientsam3.devices import best_dtype
+from efficientsam3.image import VISUAL
 from efficientsam3.nn.tokenizer import tokenize
 
 from ..parity.upstream import HERE, part, released_keys, values
