@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +44,14 @@ def need_av() -> Any:
     return av
 
 
-def open_video(name: str, tell: Tell, *, live: bool = False) -> tuple[VideoInfo, Iterator[Waiting]]:
+def open_video(
+    name: str, tell: Tell, *, live: bool = False, start: int = 0
+) -> tuple[VideoInfo, Iterator[Waiting]]:
     """A file or an address, opened and its first frame decoded.
+
+    Args:
+        start: the first frame that is wanted. A file is decoded from the key frame before it, where
+            its packets tell which that is; else from its beginning.
 
     Raises:
         VideoError: it is no video, or holds none.
@@ -57,7 +64,11 @@ def open_video(name: str, tell: Tell, *, live: bool = False) -> tuple[VideoInfo,
     if container.format.name == "tty":  # to FFmpeg, text is a film of a terminal
         container.close()
         raise VideoError(f"{name} cannot be read as a video: it is a text")
-    return _start(container, name if live else Path(name).name, tell, live)
+    marks = None if live or not start else _marks_before(name, start)
+    if marks is not None and not _seek(container, marks):
+        container.close()
+        container, marks = av.open(name), None
+    return _start(container, name if live else Path(name).name, tell, live, marks)
 
 
 def open_camera(number: int, tell: Tell) -> tuple[VideoInfo, Iterator[Waiting]]:
@@ -89,7 +100,7 @@ def _reason(error: Exception) -> str:
 
 
 def _start(
-    container: InputContainer, name: str, tell: Tell, live: bool
+    container: InputContainer, name: str, tell: Tell, live: bool, marks: Marks | None = None
 ) -> tuple[VideoInfo, Iterator[Waiting]]:
     if not container.streams.video:
         contents = _contents(container)
@@ -99,7 +110,7 @@ def _start(
     fraction = stream.average_rate or stream.guessed_rate
     rate = float(fraction) if fraction else None
     promised = None if live else _promised(container, stream, rate)
-    frames = _decode(container, stream, name, tell, live)
+    frames = _decode(container, stream, name, tell, live, marks)
     # The first frame knows how it is turned, which the container does not tell.
     first = next(frames, None)
     info = VideoInfo(
@@ -109,7 +120,7 @@ def _start(
         size=None if first is None else _size(first),
         live=live,
     )
-    return info, _waiting(first, frames)
+    return info, _waiting(first, frames, marks)
 
 
 def _contents(container: InputContainer) -> str:
@@ -117,13 +128,17 @@ def _contents(container: InputContainer) -> str:
     return f"only {', '.join(kinds)}" if kinds else "no stream at all"
 
 
-def _waiting(first: VideoFrame | None, frames: Frames) -> Iterator[Waiting]:
+def _waiting(first: VideoFrame | None, frames: Frames, marks: Marks | None) -> Iterator[Waiting]:
     try:
         zero = None if first is None else first.time
+        if marks is not None:
+            zero = marks.zero
         turn = None if first is None else _turn(first)
         angle = None if first is None else first.rotation
         frame, index = first, 0
         while frame is not None:
+            if marks is not None:
+                index = marks.number(frame.pts, index)
             if frame.rotation != angle:
                 turn, angle = _turn(frame), frame.rotation
             time = None if frame.time is None or zero is None else frame.time - zero
@@ -134,11 +149,18 @@ def _waiting(first: VideoFrame | None, frames: Frames) -> Iterator[Waiting]:
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, name: str, tell: Tell, live: bool
+    container: InputContainer,
+    stream: VideoStream,
+    name: str,
+    tell: Tell,
+    live: bool,
+    marks: Marks | None,
 ) -> Frames:
     """Frames in order of display. What is damaged is passed over, and told of at the end."""
     errors = need_av().error.FFmpegError
     given, dropped, end, damage = 0, 0, 0.0, list[str]()
+    if marks is not None:  # as if what comes before had been given
+        given, dropped = bisect_left(marks.shown, marks.key), marks.hidden
     with container:
         for packet in _packets(container, stream, damage):
             # Some frames are in the file to be decoded and not shown: its edit list says so.
@@ -149,6 +171,8 @@ def _decode(
                 damage.append(_reason(error))
                 continue
             for frame in frames:
+                if marks is not None and frame.pts is not None and frame.pts < marks.key:
+                    continue  # leans on frames before the key frame, which were not decoded
                 given, end = given + 1, _end(frame)
                 yield frame
         missing = 0 if live else (stream.frames or 0) - dropped - given
@@ -205,6 +229,83 @@ def _promised(container: InputContainer, stream: VideoStream, rate: float | None
         return stream.frames
     duration = _duration(container, stream)
     return round(duration * rate) if duration and rate else None
+
+
+# Where to begin -------------------------------------------------------------------------------
+
+
+class Marks(NamedTuple):
+    """The packets of a file up to some frame.
+
+    shown: times of presentation of its first frames, rising. key: that of the key frame to begin
+    at. zero: seconds of the first frame. hidden: packets before the key frame that are not shown.
+    """
+
+    shown: list[int]
+    key: int
+    zero: float
+    hidden: int
+
+    def number(self, pts: int | None, expected: int) -> int:
+        """The number of a frame; ``expected`` beyond what is marked."""
+        if pts is None or pts > self.shown[-1]:
+            return expected
+        return bisect_left(self.shown, pts)
+
+
+REORDERED = 64
+"""Packets in which a frame may be behind its place in the order of display."""
+
+
+def _marks_before(name: str, start: int) -> Marks | None:
+    """How to reach a frame without decoding all before it; None: by no other way."""
+    av = need_av()
+    shown, keys = list[int](), list[int]()
+    hidden = list[int]()
+    with av.open(name) as container:
+        if not container.streams.video:
+            return None
+        stream = container.streams.video[0]
+        try:
+            for packet in container.demux(stream):
+                if not packet.size:
+                    break
+                if packet.pts is None or packet.is_corrupt:
+                    return None
+                if packet.is_discard:
+                    hidden.append(packet.pts)
+                    continue
+                shown.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+                if len(shown) > start + REORDERED:
+                    break
+        except av.error.FFmpegError:
+            return None
+        shown.sort()
+        # The last packets that were read may lack some that are shown before them.
+        whole = shown[: start + 1]
+        if not whole or len(set(shown)) < len(shown) or stream.time_base is None:
+            return None
+        before = [key for key in keys if key <= whole[-1]]
+        if not before or max(before) <= whole[0]:
+            return None
+        key = max(before)
+        zero = float(whole[0] * stream.time_base)
+    return Marks(whole, key, zero, sum(pts < key for pts in hidden))
+
+
+def _seek(container: InputContainer, marks: Marks) -> bool:
+    """Go to the key frame; False: the file does not lead there."""
+    av = need_av()
+    stream = container.streams.video[0]
+    try:
+        container.seek(marks.key, stream=stream)
+        packet = next(container.demux(stream))
+        container.seek(marks.key, stream=stream)
+    except (av.error.FFmpegError, StopIteration):
+        return False
+    return bool(packet.pts == marks.key and packet.is_keyframe)
 
 
 # One frame ------------------------------------------------------------------------------------

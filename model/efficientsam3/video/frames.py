@@ -192,7 +192,7 @@ class FrameReader(Iterator[Frame]):
         if path.exists():
             if path.suffix.lower() in STILL:
                 return VideoInfo(path.name, 1), _items([path])
-            return open_video(str(path), self.tell)
+            return open_video(str(path), self.tell, start=self.start)
         if glob.has_magic(name):
             matches = map(Path, glob.glob(str(path), recursive=True))
             files = _natural(p for p in matches if _is_still(p))

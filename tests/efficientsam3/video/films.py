@@ -43,6 +43,7 @@ def write_film(
     mirror: bool = False,
     noise: int = 0,
     options: dict[str, str] | None = None,
+    coding: dict[str, str] | None = None,
 ) -> Path:
     """A file of pictures 0, 1, ... ; ``ticks``: when each is shown, in units of 1 / rate."""
     rng = np.random.default_rng(0)
@@ -53,6 +54,7 @@ def write_film(
         stream.options = (
             {"crf": "10", "preset": "ultrafast"} if codec == "libx264" else {"qscale": "2"}
         )
+        stream.options = {**stream.options, **(coding or {})}
         if turn is not None:
             stream.set_display_rotation(turn, hflip=mirror)
         for i in range(frames):

@@ -68,6 +68,48 @@ def test_picked_frames_keep_their_numbers_and_times(tmp_path: Path) -> None:
     assert list(read_frames(film, start=50)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "coding"),
+    [
+        ("a.mp4", "libx264", {"preset": "medium", "g": "8", "bf": "3"}),
+        (
+            "a.mp4",
+            "libx264",
+            {"preset": "medium", "g": "8", "bf": "3", "x264-params": "open-gop=1"},
+        ),
+        ("a.mkv", "libx264", {"preset": "medium", "g": "8", "bf": "2"}),
+        ("a.ts", "libx264", {"preset": "medium", "g": "8", "bf": "2"}),
+        ("a.avi", "mpeg4", {"g": "6"}),
+        ("a.webm", "libvpx", {"g": "8"}),
+    ],
+)
+def test_a_start_in_mid_film_gives_the_same_frames(
+    tmp_path: Path, name: str, codec: str, coding: dict[str, str]
+) -> None:
+    """A file is decoded from the key frame before the start."""
+    even = name == "a.avi"
+    ticks = [i if even else i + i // 7 for i in range(40)]
+    film = write_film(tmp_path / name, 40, codec=codec, coding=coding, ticks=ticks)
+    whole = list(read_frames(film))
+    assert len(whole) == 40
+    for start in (1, 7, 8, 9, 15, 23, 31, 38, 39, 40):
+        reader = read_frames(film, start=start)
+        part = list(reader)
+        assert [f.index for f in part] == list(range(start, 40))
+        assert [f.time for f in part] == pytest.approx([f.time for f in whole[start:]])
+        for one, other in zip(part, whole[start:], strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+        assert not reader.trouble
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.mov"])
+def test_what_comes_before_a_start_is_not_decoded(tmp_path: Path, name: str) -> None:
+    film = write_film(tmp_path / name, 40, coding={"g": "8"})
+    info, frames = decode.open_video(str(film), lambda sentence, lost: None, start=30)
+    assert next(frames).number == 24
+    assert info.frames is None or abs(info.frames - 40) <= 1
+
+
 def test_frames_that_are_not_even_keep_their_times(tmp_path: Path) -> None:
     """Phones and screen recorders make frames when there is something new."""
     film = write_film(tmp_path / "a.mp4", 5, ticks=[0, 1, 5, 6, 20])
