@@ -112,9 +112,7 @@ class GroundingLoss:
         matches = self._layers(terms, net, answer, kinds, targets, count)
         if targets.masks is not None:
             if net.has("masks") and (w.mask or w.dice):
-                focal, dice = self._masks(net, image, answer, batch, matches, count)
-                terms.add("mask", focal, w.mask)
-                terms.add("dice", dice, w.dice)
+                self._masks(terms, net, image, answer, batch, kinds, matches, count)
             if w.dense or w.align:
                 dense = DenseLoss(w, targets, shown.grid)
                 if w.align:
@@ -220,20 +218,33 @@ class GroundingLoss:
 
     def _masks(
         self,
+        terms: Terms,
         net: Detector,
         image: ImageFeatures,
         answer: Answer,
         batch: GroundingBatch,
+        kinds: Queries,
         matches: Matches,
         count: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Masks of matched queries only, of prompts that have any."""
-        masks = batch.targets.masks
+    ) -> None:
+        """Masks of matched queries and of noised ones, of prompts that have any."""
+        w, masks = self.weights, batch.targets.masks
         assert masks is not None  # noqa: S101 - for the type checker
-        if not len(matches.rows):
+        groups = [("", 1.0, matches)]
+        if kinds.noised:
+            # A query that was told where its object is learns to draw it before others do. Once
+            # each: what more copies add is little.
+            rows, objects = batch.targets.valid.nonzero().unbind(1)
+            told = Matches(rows, objects + kinds.learned + kinds.many, objects)
+            groups.append(("_noised", w.denoising, told))
+        asked = Matches(*(torch.cat(parts) for parts in zip(*(g[2] for g in groups), strict=True)))
+        if not len(asked.rows):
             nothing = answer.memory.sum() * 0
-            return nothing, nothing
-        chosen, place = pick(matches, self.most_masks)
+            for name, weight, _ in groups:
+                terms.add(f"mask{name}", nothing, weight * w.mask)
+                terms.add(f"dice{name}", nothing, weight * w.dice)
+            return
+        chosen, place = pick(asked, len(groups) * self.most_masks)
         rows, first = chosen.rows.unique(return_inverse=True)
         table = first.new_zeros(len(rows), int(place.max()) + 1)
         table[first, place] = chosen.queries
@@ -246,8 +257,13 @@ class GroundingLoss:
             net.mask_features(image),
             batch.images[rows],
         )[first, place]
-        share = len(place) / len(matches.rows)
-        return mask_losses(logits, masks[chosen.rows, chosen.objects], count * share)
+        learned = chosen.queries < kinds.learned
+        for (name, weight, group), mine in zip(groups, (learned, ~learned), strict=False):
+            share = mine.sum() / max(1, len(group.rows))
+            true = masks[chosen.rows[mine], chosen.objects[mine]]
+            focal, dice = mask_losses(logits[mine], true, count * share.clamp(min=1e-6))
+            terms.add(f"mask{name}", focal, weight * w.mask)
+            terms.add(f"dice{name}", dice, weight * w.dice)
 
 
 def pick(matches: Matches, most: int) -> tuple[Matches, Tensor]:

@@ -230,6 +230,33 @@ def test_masks_are_those_of_the_model_in_use(tiny: tuple[ModelConfig, Detector])
     torch.testing.assert_close(terms["dice"], dice.detach(), atol=1e-4, rtol=1e-3)
 
 
+def test_noised_queries_draw_their_own_objects(tiny: tuple[ModelConfig, Detector]) -> None:
+    config, net = tiny
+    batch = batch_of(config, [Shapes()[0], Shapes()[1]])
+    criterion = GroundingLoss(LossWeights(denoising=1.0))
+    torch.manual_seed(0)
+    terms = criterion(net, batch)
+    torch.manual_seed(0)  # the same noise
+    alone, kinds = criterion._further_queries(net, batch.targets)
+    image = net.read_image(batch.pixels)
+    shown = image.take(batch.images)
+    answer = net.answer(shown, *net.read_prompt(shown, net.read_text(batch.tokens)), alone)
+    logits = net.part("masks")(
+        answer.memory,
+        image.grid,
+        answer.prompt,
+        answer.mask,
+        answer.queries[:, kinds.learned + kinds.many :],
+        [level[batch.images] for level in net.mask_features(image)],
+    )
+    rows, objects = batch.targets.valid.nonzero().unbind(1)
+    assert batch.targets.masks is not None
+    true = batch.targets.masks[rows, objects]
+    focal, dice = mask_losses(logits[rows, objects], true, count_objects(batch.targets))
+    torch.testing.assert_close(terms["mask_noised"], focal.detach(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(terms["dice_noised"], dice.detach(), atol=1e-4, rtol=1e-3)
+
+
 def test_at_most_so_many_masks_at_random() -> None:
     rows = torch.tensor([0] * 5 + [3] * 2 + [4])
     matches = Matches(rows, torch.arange(8) * 10, torch.arange(8))

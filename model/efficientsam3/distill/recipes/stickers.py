@@ -101,7 +101,9 @@ PROMPTS = PromptSettings(
 )
 
 CRITERION = GroundingLoss(
-    LossWeights(one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0, names=10.0, quality=0.5),
+    LossWeights(
+        dice=20.0, one_to_many=1.0, denoising=0.5, dense=1.0, align=1.0, names=10.0, quality=0.5
+    ),
     many_on_aux=True,
 )
 """From scratch a decoder needs help that a released one does not: denoising, dense terms, names.
@@ -129,6 +131,9 @@ NAMED = ("trunk.", "neck.", "text.", "scoring.")
 
 NEW = ("geometry", "fusion", "decoder", "masks", "neck.levels.0", "neck.levels.1")
 """What is still untrained then."""
+
+DRAWING = {"masks": 3.0}
+"""Masks come last: by then the rate has fallen far, and boxes are fine where masks are empty."""
 
 ENCODERS = {"trunk": 0.5, "text": 0.5}
 """They know the names already."""
@@ -242,7 +247,7 @@ def teacher(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("heads"))
-    settings = watched(o, steps=3500, lr=3e-4, min_lr=1e-5)
+    settings = watched(o, steps=4000, lr=3e-4, min_lr=1e-5, scales=DRAWING)
     return _whole(o, config, net, MOSTLY), settings
 
 
@@ -324,7 +329,7 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 on the student."""
     o: Options = run.options
     net = load(student(run), run.weights("prompts"), ("trunk.",))
-    settings = watched(o, steps=1500, lr=2e-4, min_lr=5e-6, scales=ENCODERS)
+    settings = watched(o, steps=1500, lr=2e-4, min_lr=5e-6, scales={**ENCODERS, **DRAWING})
     return _whole(o, student_config(o), net), settings
 
 
