@@ -123,6 +123,8 @@ class ModelConfig:
         scales: pyramid levels in the checkpoint, finest first (SAM3.1 has no 0.5).
         resolution: pixels a side of the input; ``grid``: cells a side of the coarsest level.
         mean, std: of the input normalisation, on pixels in [0, 1].
+        boxed_masks: masks end where their boxes do. SAM3's know by themselves which of two dogs
+            is theirs; a model that learned for hours knows where a dog is, and the box says which.
         memory: of the part of that name.
     """
 
@@ -143,6 +145,7 @@ class ModelConfig:
     queries: int = 200
     mean: float = 0.5
     std: float = 0.5
+    boxed_masks: bool = False
     memory: MemoryConfig = MemoryConfig()
 
     def __post_init__(self) -> None:
@@ -257,7 +260,7 @@ def _parts(c: ModelConfig) -> dict[str, nn.Module]:
         "fusion": lambda: FusionEncoder(c.width, c.heads, c.hidden, c.fusion_layers),
         "decoder": lambda: Decoder(c.width, c.heads, c.hidden, c.decoder_layers, c.queries),
         "scoring": lambda: DotProductScoring(c.width, c.hidden),
-        "masks": lambda: MaskHead(c.width, c.heads),
+        "masks": lambda: MaskHead(c.width, c.heads, boxed=c.boxed_masks),
         "interactive_neck": neck,
         "propagation_neck": neck,
         "interactive": lambda: InteractiveHead(c.width, c.heads, c.hidden, c.resolution),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..nn.detector import Answer, Detector, ImageFeatures
 from ..nn.geometry import Exemplars
+from ..nn.masks import within
 from .dense import DenseLoss
 from .feature_distillation import FeatureDistillation
 from .losses import (
@@ -248,7 +249,8 @@ class GroundingLoss:
         rows, first = chosen.rows.unique(return_inverse=True)
         table = first.new_zeros(len(rows), int(place.max()) + 1)
         table[first, place] = chosen.queries
-        logits = net.part("masks").read_rows(
+        head = net.part("masks")
+        logits = head.read_rows(
             answer.memory[rows],
             image.grid,
             answer.prompt[rows],
@@ -257,6 +259,8 @@ class GroundingLoss:
             net.mask_features(image),
             batch.images[rows],
         )[first, place]
+        if head.boxed:  # what other objects are is left to their boxes
+            logits = within(logits, batch.targets.boxes[chosen.rows, chosen.objects])
         learned = chosen.queries < kinds.learned
         for (name, weight, group), mine in zip(groups, (learned, ~learned), strict=False):
             share = mine.sum() / max(1, len(group.rows))

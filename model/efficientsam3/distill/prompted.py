@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..build import ModelConfig
 from ..nn.detector import Answer, Detector, ImageFeatures
 from ..nn.geometry import Exemplars
+from ..nn.masks import within
 from ..nn.tokenizer import tokenize
 from ..types import Array
 from .data.batches import Batches
@@ -303,10 +304,12 @@ class Heads:
     def masks(self, answer: Answer, best: Tensor, finer: list[Tensor], images: Tensor) -> Tensor:
         """The mask of one query (P,) of each prompt: (P, h, w) logits."""
         grid = (finer[0].shape[-2] // 2, finer[0].shape[-1] // 2)
-        queries = answer.queries[torch.arange(len(best), device=best.device), best][:, None]
+        rows = torch.arange(len(best), device=best.device)
+        queries = answer.queries[rows, best][:, None]
         args = answer.memory, grid, answer.prompt, answer.mask
-        out: Tensor = self.net.part("masks").read_rows(*args, queries, finer, images)
-        return out[:, 0].float()
+        head = self.net.part("masks")
+        out: Tensor = head.read_rows(*args, queries, finer, images)[:, 0].float()
+        return within(out, answer.boxes[rows, best]) if head.boxed else out
 
 
 # The task -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from .decoder import Decoded
 from .geometry import Exemplars
 from .interactive import InteractiveFeatures, InteractiveHead
 from .layers import cast
-from .masks import FoldedMaskHead
+from .masks import FoldedMaskHead, within
 from .memory import Memory
 from .neck import FoldedLevel, Neck
 from .positions import encode_grid
@@ -203,7 +203,8 @@ class Detector(nn.Module):
         features = [f[one] if f.shape[0] > 1 else f for f in self.mask_features(image)]
         chosen = answer.queries[row, queries][None]
         args = answer.memory[one], image.grid, answer.prompt[one], answer.mask[one]
-        return self._read_masks(head, args, chosen, features)[0]
+        masks = self._read_masks(head, args, chosen, features)[0]
+        return within(masks, answer.boxes[row, queries]) if head.boxed else masks
 
     def _read_masks(
         self, head: Any, args: tuple[Any, ...], queries: Tensor, features: list[Tensor]

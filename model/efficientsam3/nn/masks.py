@@ -47,9 +47,35 @@ def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
 
 
+OUTSIDE = -32.0
+"""Logit of what is no part of a mask."""
+WIDER = 0.1
+"""By this share of their sides, and a cell, boxes are widened before masks are cut to them."""
+
+
+def within(logits: Tensor, boxes: Tensor) -> Tensor:
+    """Masks that end where their boxes do.
+
+    Args:
+        logits: (..., h, w). boxes: (..., 4) cxcywh in [0, 1].
+    """
+    places = []
+    for axis, cells in enumerate(logits.shape[-2:]):
+        at = (torch.arange(cells, device=logits.device) + 0.5) / cells
+        middle, size = boxes[..., 1 - axis, None], boxes[..., 3 - axis, None]
+        places.append((at - middle).abs() <= size * (0.5 + WIDER) + 1 / cells)
+    rows, columns = places
+    return logits.masked_fill(~(rows[..., None] & columns[..., None, :]), OUTSIDE)
+
+
 class MaskHead(nn.Module):
-    def __init__(self, width: int = 256, heads: int = 8) -> None:
+    """``boxed``: masks are to be cut to their boxes, which this head does not see; see
+    ``within``.
+    """
+
+    def __init__(self, width: int = 256, heads: int = 8, *, boxed: bool = False) -> None:
         super().__init__()
+        self.boxed = boxed
         self.pixel_decoder = PixelDecoder(width)
         self.mask_embed = Mlp(width, width, width, width)
         self.cross_attend_prompt = Attention(width, heads)
@@ -122,7 +148,7 @@ class FoldedMaskHead(nn.Module):
 
     def __init__(self, head: MaskHead, neck: Neck, dtype: torch.dtype) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.boxed = head, head.boxed
         self.levels = nn.ModuleList(FoldedLevel(neck.levels[i], neck.grid, dtype) for i in (1, 0))
         convs = head.pixel_decoder.conv_layers
         for i in range(2):

@@ -257,6 +257,30 @@ def test_noised_queries_draw_their_own_objects(tiny: tuple[ModelConfig, Detector
     torch.testing.assert_close(terms["dice_noised"], dice.detach(), atol=1e-4, rtol=1e-3)
 
 
+def test_boxed_masks_are_not_asked_what_lies_outside_of_their_boxes() -> None:
+    """Of two things of one name each mask may show both: the box says which it is."""
+    config, net = tiny_net(boxed_masks=True)
+    batch = batch_of(config, [Shapes()[0]])
+    criterion = GroundingLoss(LossWeights(one_to_many=0, label=0, presence=0, box=0, giou=0))
+    seen: list[Tensor] = []
+    head, read = net.part("masks"), MaskHead.read_rows
+
+    def watched(*args: Any) -> Tensor:
+        seen.append(read(head, *args))
+        seen[-1].retain_grad()
+        return seen[-1]
+
+    head.read_rows = watched
+    criterion(net, batch)["loss"].backward()
+    gradient = seen[0].grad
+    assert gradient is not None
+    touched = (gradient != 0).any(0).any(0)
+    masks = batch.targets.masks
+    assert masks is not None
+    assert bool(touched[(masks > 0).any(0).any(0)].any())
+    assert 0.05 < float(touched.float().mean()) < 0.9
+
+
 def test_at_most_so_many_masks_at_random() -> None:
     rows = torch.tensor([0] * 5 + [3] * 2 + [4])
     matches = Matches(rows, torch.arange(8) * 10, torch.arange(8))

@@ -83,6 +83,7 @@ def teacher_config(options: Options) -> ModelConfig:
         fusion_layers=3,
         decoder_layers=3,
         queries=32,
+        boxed_masks=True,
     )
 
 
