@@ -222,7 +222,7 @@ def scales(run: Run) -> tuple[Task, LoopSettings]:
     """The same on things of all sizes, alone, in crowds and behind each other."""
     o: Options = run.options
     return _names(o, teacher_config(o), SIZES, run.weights("names")), quick(
-        o, steps=12000, lr=4e-4, min_lr=1e-5, warmup=50, ema=0.998, validate_every=500
+        o, steps=4500, lr=4e-4, min_lr=1e-5, warmup=50, ema=0.998, validate_every=500
     )
 
 
@@ -230,7 +230,7 @@ def boxes(run: Run) -> tuple[Task, LoopSettings]:
     """The new parts alone: gradients of heads that know nothing would spoil the encoders."""
     o: Options = run.options
     return _boxes(o, teacher_config(o), run.weights("scales")), quick(
-        o, steps=500, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
+        o, steps=400, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
     )
 
 
@@ -239,7 +239,7 @@ def heads(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = teacher_config(o)
     net = load(fresh(config, o.seed), run.weights("boxes"))
-    settings = watched(o, steps=1000, lr=1e-3, min_lr=3e-4, ema=0.995, parts=NEW)
+    settings = watched(o, steps=600, lr=1e-3, min_lr=3e-4, ema=0.995, parts=NEW)
     return _whole(o, config, net, GROUNDED), settings
 
 
@@ -272,7 +272,7 @@ def image(run: Run) -> tuple[Task, LoopSettings]:
         settings=ImageSettings(batch=2 * o.batch, workers=1, seed=o.seed, validation=o.held_out),
         held_out=Made(scenes(o, "seen")),
     )
-    return task, quick(o, steps=3000, lr=1e-3, min_lr=2e-5, warmup=100, validate_every=500)
+    return task, quick(o, steps=1500, lr=1e-3, min_lr=2e-5, warmup=100, validate_every=500)
 
 
 def text(run: Run) -> tuple[Task, LoopSettings]:
@@ -284,7 +284,7 @@ def text(run: Run) -> tuple[Task, LoopSettings]:
         TextTeacher.of(taught(run), teacher_config(o)),
         settings=TextSettings(batch=256, seed=o.seed),
     )
-    return task, quick(o, steps=2000, lr=2e-3, min_lr=2e-5, warmup=100)
+    return task, quick(o, steps=1500, lr=2e-3, min_lr=2e-5, warmup=100)
 
 
 def phrases(o: Options) -> list[str]:
@@ -323,14 +323,14 @@ def prompts(run: Run) -> tuple[Task, LoopSettings]:
         numbers,
         held_out=Made(scenes(o, "seen")),
     )
-    return task, quick(o, steps=600, lr=2e-4, min_lr=1e-5, warmup=50, validate_every=300)
+    return task, quick(o, steps=200, lr=2e-4, min_lr=1e-5, warmup=50, validate_every=100)
 
 
 def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
     """Stage 3 on the student."""
     o: Options = run.options
     net = load(student(run), run.weights("prompts"), ("trunk.",))
-    settings = watched(o, steps=1500, lr=2e-4, min_lr=5e-6, scales={**ENCODERS, **DRAWING})
+    settings = watched(o, steps=1400, lr=2e-4, min_lr=5e-6, scales={**ENCODERS, **DRAWING})
     return _whole(o, student_config(o), net), settings
 
 
