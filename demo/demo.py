@@ -310,29 +310,11 @@ def load(options: argparse.Namespace, name: str, **arguments: Any) -> Any:
     """A model of FiftyOne's zoo; the one in the package needs no network."""
     if options.checkpoint:
         arguments["checkpoint"] = str(options.checkpoint.resolve())
-    if name == STICKERS:
-        stand_in(options.out / "untrained")
     say("starting FiftyOne and its database")
     import fiftyone.zoo as foz
 
     say(f"loading {name}")
     return foz.load_zoo_model(name, **arguments)
-
-
-def stand_in(folder: Path) -> None:
-    """Where the package has no weights yet: random ones of the same numbers, and a word on it."""
-    from efficientsam3.variants import EMBEDDED, Packaged, find_variant
-
-    place = find_variant(EMBEDDED).weights
-    if not isinstance(place, Packaged) or place.is_here:
-        return
-    import efficientsam3 as es3
-    from efficientsam3.distill.recipes.stickers import Options, student_config
-
-    say("THE WEIGHTS ARE UNTRAINED, the package has none yet: a real path, and masks of noise")
-    model = es3.ImageModel.from_config(student_config(Options()), EMBEDDED, device="cpu")
-    model.save(folder / EMBEDDED)
-    os.environ["EFFICIENTSAM3_ASSETS"] = str(folder.resolve())
 
 
 def label(dataset: Any, model: Any, **prompts: str) -> None:

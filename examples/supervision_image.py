@@ -15,8 +15,8 @@ from supervision_adapters import ConceptDetector
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("image", nargs="?", default="demo/scenes/images/scene_0000003.jpg")
-    parser.add_argument("--concepts", nargs="+", default=["tomato", "suv", "plant"])
+    parser.add_argument("image", nargs="?", default="demo/scenes/images/scene_0000001.jpg")
+    parser.add_argument("--concepts", nargs="+", default=["animal", "food", "vehicle"])
     parser.add_argument("--model", default="efficientsam3-stickers")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path("out/examples/supervision_image.jpg"))

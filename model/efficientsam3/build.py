@@ -125,6 +125,8 @@ class ModelConfig:
         mean, std: of the input normalisation, on pixels in [0, 1].
         boxed_masks: masks end where their boxes do. SAM3's know by themselves which of two dogs
             is theirs; a model that learned for hours knows where a dog is, and the box says which.
+        nms: overlap of masks from which the worse of two instances is dropped, where nothing else
+            is asked for; None: instances are not compared, as in SAM3, which says each once.
         memory: of the part of that name.
     """
 
@@ -146,6 +148,7 @@ class ModelConfig:
     mean: float = 0.5
     std: float = 0.5
     boxed_masks: bool = False
+    nms: float | None = None
     memory: MemoryConfig = MemoryConfig()
 
     def __post_init__(self) -> None:

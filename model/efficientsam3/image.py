@@ -221,7 +221,8 @@ class ImageModel:
             threshold: instances score more than this.
             max_instances: keep the best scoring.
             nms: drop an instance whose mask overlaps a better one of its concept by more
-                than this IoU. SAM3 itself needs none on images.
+                than this IoU. None: as the model's configuration says, which for all released
+                models is not at all: SAM3 needs none on images.
             multimask, mask_input: see ``segment_objects``; for points alone.
 
         Returns:
@@ -253,6 +254,7 @@ class ImageModel:
             raise PromptError(f"nms is an IoU between 0 and 1; got {nms}")
         if max_instances is not None and max_instances < 0:
             raise PromptError(f"max_instances is 0 or more; got {max_instances}")
+        nms = self.config.nms if nms is None else nms
         encoded = self.encode(image)
         exemplars = None
         if boxes is not None or points is not None:

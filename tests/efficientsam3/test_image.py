@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -735,3 +736,18 @@ def test_images_that_are_none(tiny: es3.ImageModel) -> None:
     for ask in (tiny.encode, tiny.preprocess, tiny.embed, tiny.embed_patches):
         with pytest.raises(es3.ImageError, match="a path, a PIL image"):
             ask(None)
+
+
+def test_a_model_may_say_each_thing_once_by_itself() -> None:
+    """``ModelConfig.nms``, for models that need it; who asks for another overlap gets that."""
+    config = tiny_config()
+    free = es3.ImageModel.from_config(config, device="cpu", dtype="float32")
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    every = free.segment(image, "dog", threshold=0)
+    once = free.segment(image, "dog", threshold=0, nms=0.5)
+    assert len(once) < len(every) == config.queries
+    strict = es3.ImageModel(
+        "strict", replace(config, nms=0.5), free.learned, device="cpu", dtype="float32"
+    )
+    np.testing.assert_array_equal(strict.segment(image, "dog", threshold=0).scores, once.scores)
+    assert len(strict.segment(image, "dog", threshold=0, nms=1.0)) == len(every)

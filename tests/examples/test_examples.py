@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..efficientsam3.conftest import tiny_model
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCENES = EXAMPLES.parent / "demo" / "scenes"
 
@@ -24,11 +22,10 @@ for package in ("supervision", "cv2"):
 
 @pytest.fixture
 def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of the embedded model a tiny one that finds shapes everywhere."""
-    monkeypatch.setenv("EFFICIENTSAM3_ASSETS", str(tmp_path / "assets"))
+    """The model of the package, which is what the examples use by default."""
+    monkeypatch.delenv("EFFICIENTSAM3_ASSETS", raising=False)
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     monkeypatch.chdir(tmp_path)
-    tiny_model().save(tmp_path / "assets" / "efficientsam3-stickers")
 
 
 def run(name: str, *arguments: str) -> None:
@@ -60,10 +57,11 @@ def test_examples_are_short(path: Path) -> None:
 
 @pytest.mark.usefixtures("embedded")
 def test_a_picture(tmp_path: Path, capsys: Any) -> None:
-    scene = SCENES / "images/scene_0000003.jpg"
-    run("supervision_image", str(scene), "--threshold", "0.1")
+    scene = SCENES / "images/scene_0000001.jpg"
+    run("supervision_image", str(scene))
     assert changed(tmp_path / "out/examples/supervision_image.jpg", scene) > 0.05
-    assert set(capsys.readouterr().out.split()[2:]) == {"tomato", "suv", "plant"}
+    # Eight hippopotamuses, no food and no vehicle.
+    assert capsys.readouterr().out.split()[2:].count("animal") >= 4
 
 
 @pytest.mark.usefixtures("embedded")

@@ -234,16 +234,6 @@ def test_photographs_of_ones_own(
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
 
 
-def test_without_weights_it_says_that_they_are_random(
-    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    demo.stand_in(tmp_path / "stand-in")
-    assert "UNTRAINED" in capsys.readouterr().out
-    assert es3.load(EMBEDDED).config.resolution == 252
-    demo.stand_in(tmp_path / "again")  # now there are some
-    assert "UNTRAINED" not in capsys.readouterr().out and not (tmp_path / "again").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -84,6 +84,7 @@ def teacher_config(options: Options) -> ModelConfig:
         decoder_layers=3,
         queries=32,
         boxed_masks=True,
+        nms=0.5,
     )
 
 
