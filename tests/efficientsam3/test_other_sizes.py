@@ -114,14 +114,16 @@ def test_fast_mode(
 
 def test_concepts_exemplars_and_sizes(model: es3.ImageModel, photo: Pixels) -> None:
     for image in (photo, photo[:, :7], np.repeat(photo, 9, 1)):
-        out = model.segment(image, ["dog", "red apple"], threshold=0.0)
+        out = model.segment(image, ["dog", "red apple"], threshold=0.0, nms=1.0)
         assert out.masks.shape == (2 * model.config.queries, *image.shape[:2])
         assert (out.boxes >= 0).all()
         assert (out.boxes[:, 2:] <= [image.shape[1], image.shape[0]]).all()
-    bare = model.segment(photo, "dog", threshold=0.0)
-    shown = model.segment(photo, "dog", boxes=[[4, 4, 30, 40]], points=[[8, 9]], threshold=0.0)
+    bare = model.segment(photo, "dog", threshold=0.0, nms=1.0)
+    shown = model.segment(
+        photo, "dog", boxes=[[4, 4, 30, 40]], points=[[8, 9]], threshold=0.0, nms=1.0
+    )
     assert not np.allclose(np.sort(bare.scores), np.sort(shown.scores), atol=1e-6)
-    alone = model.segment(photo, boxes=[[4, 4, 30, 40]], box_labels=[0], threshold=0.0)
+    alone = model.segment(photo, boxes=[[4, 4, 30, 40]], box_labels=[0], threshold=0.0, nms=1.0)
     assert set(alone.labels) == {"visual"}
     assert model.embed(photo).shape == (model.config.width,)
     assert model.embed_patches(photo).shape[1:] == (model.config.grid,) * 2
