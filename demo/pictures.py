@@ -29,7 +29,6 @@ def main() -> None:
     if not all(path.is_file() for path in answers):
         sys.exit("the demo has left no pictures: make demo")
     save([Image.open(path) for path in answers], 1, "answers")
-    save([Image.open(ROOT / "out" / "demo" / "clip.png")], 1, "clip")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         run("supervision_image", "--out", str(out / "image.jpg"))
