@@ -240,11 +240,13 @@ class EfficientSam3Video(fom.SamplesMixin, fom.Model):
         direction = self.config.propagation_direction
         if direction == "forward":
             start = max(start, first)
-        frames: Iterator[Frame] = read_frames(path, start=start, stop=stop)
+        frames: Iterator[Frame]
         if direction == "backward":
             last = first if stop is None else min(stop - 1, first)
             back = Shelf(path).backwards(last)
             frames = itertools.takewhile(lambda frame: frame.index >= start, back)
+        else:
+            frames = read_frames(path, start=start, stop=stop)
         for frame in frames:
             if frame.index in prompts:
                 shown = read_prompts({"prompt_field": prompts[frame.index]}, frame.image.shape[:2])

@@ -78,7 +78,8 @@ class GroundingLoss:
             the last).
         noise: of its sides, by how much a denoising box is moved and resized at most.
         groups: noised copies of each box.
-        most_masks: objects of a prompt whose masks are compared, at random; bounds memory.
+        most_masks: objects of a prompt whose masks are compared, at random, and as many of its
+            noised ones; bounds memory.
     """
 
     weights: LossWeights = field(default_factory=LossWeights)
@@ -262,7 +263,8 @@ class GroundingLoss:
         if head.boxed:  # what other objects are is left to their boxes
             logits = within(logits, batch.targets.boxes[chosen.rows, chosen.objects])
         learned = chosen.queries < kinds.learned
-        for (name, weight, group), mine in zip(groups, (learned, ~learned), strict=False):
+        for name, weight, group in groups:
+            mine = learned if group is matches else ~learned
             share = mine.sum() / max(1, len(group.rows))
             true = masks[chosen.rows[mine], chosen.objects[mine]]
             focal, dice = mask_losses(logits[mine], true, count * share.clamp(min=1e-6))

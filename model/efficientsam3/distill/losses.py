@@ -22,7 +22,7 @@ class LossWeights:
     """Args:
     label, presence, box, giou, mask, dice: weights of the terms in the sum.
     one_to_many: of the terms of the one-to-many queries.
-    denoising: of the terms of noised boxes (DN-DETR; SAM3 has none).
+    denoising: of the terms of noised boxes, and of their masks (DN-DETR; SAM3 has none).
     features: of features that stay near a teacher's, where there is one.
     dense: of how well each fused token tells inside from outside (SAM3 has none).
     names: of each image token and object against all names of a vocabulary (SAM3 has none).
