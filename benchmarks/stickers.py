@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import put_table, say
 from torch import Tensor
 
 import efficientsam3 as es3
@@ -286,10 +287,6 @@ def progress(what: str, options: argparse.Namespace, done: int) -> None:
         say(f"{what}: {done} of {options.scenes}")
 
 
-def say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
-
-
 # The file and the table ---------------------------------------------------------------------------
 
 
@@ -324,16 +321,6 @@ def _cell(figures: Record | None) -> str:
         f"**{figures['cgF1']:.1f}** ({figures['pmF1']:.1f}, {figures['IL_MCC']:.2f}), "
         f"{figures['AP']:.1f}"
     )
-
-
-def put_table(text: str, path: Path) -> None:
-    """Write a table between the markers of a Markdown file."""
-    before, start, rest = path.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        sys.exit(f"{path} has no {START} and {END} to put the table between")
-    with replacing(path) as temporary:
-        temporary.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -374,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     print(table(content))
     if options.table:
-        put_table(table(content), options.table)
+        put_table(table(content), options.table, START, END)
 
 
 if __name__ == "__main__":

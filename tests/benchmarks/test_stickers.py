@@ -35,6 +35,7 @@ def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
 def bench(art: Art, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module, with plain shapes for art."""
     path = ROOT / "benchmarks" / "stickers.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("stickers_under_test", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -237,5 +238,5 @@ def test_mistakes_are_sentences(
 def test_a_file_without_markers_is_left_alone(bench: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text("nothing")
     with pytest.raises(SystemExit, match="to put the table between"):
-        bench.put_table("| a |", tmp_path / "x.md")
+        bench.put_table("| a |", tmp_path / "x.md", bench.START, bench.END)
     assert (tmp_path / "x.md").read_text() == "nothing"

@@ -27,8 +27,8 @@ class ClipSettings:
     """How clips are drawn and prompted.
 
     Args:
-        frames: of a clip; several numbers: clips grow. growth: batches of each length, the last
-            goes on.
+        frames: of a clip; several numbers: clips grow; 1: stills, from which the head learns what
+            clicks, boxes and masks mean. growth: batches of each length, the last goes on.
         batch: clips a rank and step. objects: of a clip, at most.
         click, box, mask: how often the first frame is prompted so, as shares of their sum.
         clicks: corrections on the first frame, at most, where it is not prompted by masks.
@@ -62,8 +62,8 @@ class ClipSettings:
         shares = self.click, self.box, self.mask
         if min(shares) < 0 or not sum(shares):
             raise DataError(f"shares of clicks, boxes and masks are 0 or more; got {shares}")
-        if not self.frames or min(self.frames) < 2:
-            raise DataError(f"clips have 2 frames or more; got {self.frames}")
+        if not self.frames or min(self.frames) < 1:
+            raise DataError(f"clips have a frame or more; got {self.frames}")
         if min(self.growth, self.batch, self.objects) < 1 or min(self.clicks, self.corrected) < 0:
             raise DataError(
                 "growth, batch and objects are at least 1, clicks and corrected at least 0"

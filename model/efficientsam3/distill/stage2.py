@@ -145,6 +145,8 @@ class Walk:
         return error_clicks(self.batch.masks[:, frame], found, self.generator)
 
     def _keep(self, frame: int, said: list[Said], *, conditions: bool) -> None:
+        if frame + 1 == self.batch.masks.shape[1]:
+            return  # nobody will read it
         for number, (rollout, own) in enumerate(zip(self.trackers, said, strict=True)):
             forced = self.batch.forced and not number
             truth = self.batch.masks[:, frame] if forced else None
@@ -313,7 +315,7 @@ class MemoryTask(Task):
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """On held-out clips: J, the IoU after the first frame, of objects given by masks and by
-        clicks; "presence", how often it is right.
+        clicks; "presence", how often it is right. Of stills: on their one frame.
         """
         if self._held_out is None:
             return {}
@@ -321,9 +323,11 @@ class MemoryTask(Task):
         for prompt, name in (("mask", "J"), ("click", "J_click")):
             for batch in self._held_out.held_out(self.settings.validation, prompt):
                 found, truth = self._track(batch)
-                out.setdefault(name, []).append(overlap(found, truth)[:, 1:].flatten())
+                if truth.shape[1] > 1:
+                    found, truth = found[:, 1:], truth[:, 1:]
+                out.setdefault(name, []).append(overlap(found, truth).flatten())
                 right = found.flatten(2).any(2) == truth.flatten(2).any(2)
-                out.setdefault("presence", []).append(right[:, 1:].flatten().float())
+                out.setdefault("presence", []).append(right.flatten().float())
         return {name: float(torch.cat(values).mean()) for name, values in out.items()}
 
     def _track(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:

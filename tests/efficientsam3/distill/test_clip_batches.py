@@ -125,7 +125,7 @@ def test_a_strip_to_look_at() -> None:
     ("settings", "message"),
     [
         ({"click": 0, "box": 0, "mask": 0}, "shares of clicks"),
-        ({"frames": (1,)}, "2 frames or more"),
+        ({"frames": (4, 0)}, "a frame or more"),
         ({"objects": 0}, "at least 1"),
         ({"forced": 1.5}, "from 0 to 1"),
     ],

@@ -12,6 +12,7 @@ import torch
 import efficientsam3 as es3
 from efficientsam3.build import MemoryConfig, ModelConfig
 from efficientsam3.distill.clip_batches import ClipSettings
+from efficientsam3.distill.data.clip import Stills
 from efficientsam3.distill.errors import DataError
 from efficientsam3.distill.loop import train
 from efficientsam3.distill.merge import Partial, merge
@@ -32,7 +33,7 @@ from efficientsam3.nn.interactive import ObjectMasks
 from efficientsam3.weights import load_folder, save_folder
 
 from .clips import Moving, tiny_tracker
-from .conftest import descend, tiny_net
+from .conftest import coloured, descend, tiny_net
 
 PERCEIVED = MemoryConfig(depth=2, latents=5, cells=4)
 QUICK: dict[str, Any] = {"frames": (3,), "clicks": 1, "backwards": 0.0}
@@ -138,6 +139,18 @@ def test_every_prompt_and_correction_is_asked() -> None:
 def test_it_learns_from_truth() -> None:
     first, last = descend(from_truth(), 14)
     assert last < 0.6 * first
+
+
+def test_the_head_learns_from_stills() -> None:
+    config, net = tiny_tracker()
+    settings = ClipSettings(frames=(1,), batch=2, objects=4, mask=0, clicks=1, corrected=0)
+    held_out = Stills(coloured, 2)
+    task = MemoryTask(net, config, Stills(coloured, 2), settings, held_out=held_out)
+    before, after = descend(task, 12)
+    assert after < 0.9 * before
+    figures = task.validate(net)
+    assert set(figures) == {"J", "J_click", "presence"}
+    assert all(0 <= value <= 1 for value in figures.values())
 
 
 def test_it_learns_from_a_teacher() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from ...types import Array
 from ..errors import DataError
 from .batches import split
 from .masks import Mask, decode_mask, mask_size
+from .sample import TrainingSample
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,37 @@ def hold_out_clips(source: ClipSource, count: int, seed: int) -> tuple[ClipSubse
     """
     train, held = split(len(source), count, seed, "videos")
     return ClipSubset(source, train), ClipSubset(source, held)
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Images as clips of one frame: many more objects a second than clips have.
+
+    Args:
+        draw: samples with masks, by number. count: of them.
+    """
+
+    draw: Callable[[int], TrainingSample]
+    count: int = 1 << 40
+
+    def __len__(self) -> int:
+        return self.count
+
+    def key(self, index: int) -> str:
+        """Its number."""
+        return f"still {index}"
+
+    def cut(self, index: int, frames: int, random: np.random.Generator) -> TrainingClip:
+        """The image.
+
+        Raises:
+            DataError: more than one frame is asked for; the sample has no masks.
+        """
+        sample = self.draw(index)
+        if frames != 1 or sample.masks is None:
+            what = "has boxes, but no masks" if sample.masks is None else f"has not {frames} frames"
+            raise DataError(f"{sample.key}: an image {what}")
+        return TrainingClip(sample.key, (sample.image,), (sample.masks,))
 
 
 @dataclass(frozen=True)

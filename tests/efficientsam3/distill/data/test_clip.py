@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 from efficientsam3.distill.data.clip import (
     ClipSubset,
     StickerClips,
+    Stills,
     TrainingClip,
     hold_out_clips,
 )
+from efficientsam3.distill.data.sample import TrainingSample
 from efficientsam3.distill.errors import DataError
 from efficientsam3.scenes.clips import film
 from efficientsam3.scenes.compose import World
@@ -22,6 +25,7 @@ from efficientsam3.scenes.concepts import SPLITS
 
 from ...scenes.conftest import bake
 from ..clips import Moving
+from ..conftest import coloured
 
 RANDOM = np.random.default_rng(0)
 
@@ -32,6 +36,22 @@ def test_masks_are_squashed_as_frames_are() -> None:
     assert small.shape == (20, 20) and small.dtype == torch.bool
     assert small[3:8, 2:5].all() and small.sum() == small[2:9, 1:6].sum()
     assert clip.pixels(28).shape == (3, 3, 28, 28)
+
+
+def test_an_image_is_a_clip_of_one_frame() -> None:
+    stills = pickle.loads(pickle.dumps(Stills(coloured, 5)))
+    assert len(stills) == 5 and stills.key(3) == "still 3"
+    sample, clip = coloured(3), stills.cut(3, 1, RANDOM)
+    assert len(clip) == 1 and clip.objects == len(sample)
+    assert np.array_equal(clip.images[0], sample.image)
+    with pytest.raises(DataError, match="has not 2 frames"):
+        stills.cut(3, 2, RANDOM)
+    with pytest.raises(DataError, match="has boxes, but no masks"):
+        Stills(of_boxes).cut(3, 1, RANDOM)
+
+
+def of_boxes(number: int) -> TrainingSample:
+    return dataclasses.replace(coloured(number), masks=None)
 
 
 def test_backwards() -> None:

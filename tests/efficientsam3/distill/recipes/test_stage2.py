@@ -17,7 +17,7 @@ from efficientsam3.build import MemoryConfig
 from efficientsam3.distill.data.clip import StickerClips
 from efficientsam3.distill.errors import DataError
 from efficientsam3.distill.recipe import Asked, Run, find_recipe, run_recipe
-from efficientsam3.distill.recipes import stage2, stickers_video
+from efficientsam3.distill.recipes import stage2, stickers, stickers_video
 from efficientsam3.scenes.compose import World
 from efficientsam3.scenes.concepts import SPLITS
 from efficientsam3.weights import load_folder, read_state, save_folder
@@ -158,9 +158,15 @@ def test_the_embedded_model_learns_to_track(
         return StickerClips(World(art, SPLITS[split], 112, grounds=2), length=6)
 
     monkeypatch.setattr(stickers_video, "clips", clips)
+
+    def world(o: object, split: str = "train", tiles: int = 0) -> World:
+        return World(art, SPLITS[split], 112, tiles=tiles, grounds=2)
+
+    monkeypatch.setattr(stickers, "world", world)
     words = {
         "model": str(image_model),
         "held_out": "1",
+        "stills": "2",
         "length": "2,3",
         "latents": "3",
         "cells": "4",
@@ -169,7 +175,8 @@ def test_the_embedded_model_learns_to_track(
     record = run_recipe(
         find_recipe("stickers-video"), tmp_path / "run", Asked(steps=1, words=words)
     )
-    assert [entry["done"] for entry in record["stages"].values()] == [True, True]
+    assert [entry["done"] for entry in record["stages"].values()] == [True, True, True]
+    clicked = read_state(tmp_path / "run" / "clicks" / "weights.safetensors")
     _, full, trained = load_folder(tmp_path / "run" / "memory" / "model")
     name, small, net = load_folder(tmp_path / "run" / "perceiver" / "model")
     assert name == "efficientsam3-stickers-perceiver"
@@ -183,6 +190,11 @@ def test_the_embedded_model_learns_to_track(
     parts = {".".join(k.split(".")[:3]) for k in changed if k.startswith("interactive_neck")}
     assert parts == {"interactive_neck.levels.2"}
     assert {k.split(".")[0] for k in changed} == {"interactive", "interactive_neck", "memory"}
+    untaught = stickers_video.beginner(stickers_video.Options(str(image_model)))[1].state_dict()
+    learned = {k for k, v in clicked.items() if not torch.equal(v, untaught[k])}
+    mine = ("interactive.", "interactive_neck.levels.2.", "memory.mask_downsample.")
+    assert all(k.startswith(mine) for k in learned)
+    assert any(k.startswith("interactive.masks.") for k in learned)
     for key, value in net.state_dict().items():  # behind the same head and pyramid
         if not key.startswith("memory."):
             assert torch.equal(value, trained.state_dict()[key]), key
