@@ -21,7 +21,7 @@ from ...nn.detector import Detector
 from ...nn.memory import Memory
 from ...weights import load_folder
 from ..clip_batches import ClipSettings
-from ..data.clip import Stills, StickerClips
+from ..data.clip import StickerClips, Stills
 from ..data.scenes import SceneSource, Turns
 from ..errors import DataError
 from ..merge import load_whole, save_whole
