@@ -175,7 +175,7 @@ def _decode(
                     continue  # leans on frames before the key frame, which were not decoded
                 given, end = given + 1, _end(frame)
                 yield frame
-        missing = 0 if live else (stream.frames or 0) - dropped - given
+        missing = 0 if live else _missing(container, stream, dropped + given, end)
         duration = None if live or stream.frames else _duration(container, stream)
     if missing > 0:
         damage.append(f"{given} of {given + missing} frames decode")
@@ -221,6 +221,16 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if container.duration is not None and len(container.streams) == 1:
         return container.duration / 1e6
     return None
+
+
+def _missing(container: InputContainer, stream: VideoStream, seen: int, end: float) -> int:
+    """How many frames more the container has counted than were seen until ``end``, in seconds.
+
+    An AVI file counts ticks, of which some may show the frame before again.
+    """
+    if container.format.name == "avi" and stream.time_base:
+        seen = max(seen, round(end / stream.time_base))
+    return stream.frames - seen
 
 
 def _promised(container: InputContainer, stream: VideoStream, rate: float | None) -> int | None:

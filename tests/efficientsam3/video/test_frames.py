@@ -155,6 +155,16 @@ def test_one_frame(tmp_path: Path, name: str) -> None:
     assert numbers(read_frames(write_film(tmp_path / name, 1, codec=codec))) == [0]
 
 
+def test_an_avi_file_that_holds_some_frames_longer_is_whole(tmp_path: Path) -> None:
+    ticks = [0, 1, 4, 5, 9, 10, 11, 20]
+    film = write_film(tmp_path / "a.avi", 8, codec="mpeg4", ticks=ticks, coding={"g": "1"})
+    reader = read_frames(film)
+    frames = list(reader)
+    assert [frame.index for frame in frames] == list(range(8))
+    assert [frame.time for frame in frames] == pytest.approx([t / 10 for t in ticks])
+    assert reader.trouble == []
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")]
 )
