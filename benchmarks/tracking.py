@@ -309,9 +309,9 @@ def given(one: Film, model: ImageModel) -> Record:
             tracker.add_points(0, i, xy[0].numpy() * first.shape[1:][::-1])
         masks = {i: np.zeros((len(one.images), *first.shape[1:]), bool) for i in objects}
         for frame in tracker.propagate():
-            ids = frame.instances.track_ids
-            for row, i in enumerate(ids.tolist()):
-                masks[i][frame.index] = frame.instances.masks[row]
+            found = frame.instances
+            for i, mask in zip(found.track_ids.tolist(), found.masks, strict=True):
+                masks[i][frame.index] = mask
         score = JandF()
         for i in objects:
             score.add(masks[i][1:-1], [m[i] for m in one.masks[1:-1]])

@@ -62,7 +62,7 @@ class Options:
     workers: int = 1
     held_out: int = 24
     length: tuple[int, ...] = (4, 6, 8)
-    growth: int = 1600
+    growth: int = 600
     depth: int = 4
     latents: int = 16
     cells: int = 6
@@ -182,7 +182,7 @@ def memory(run: Run) -> tuple[Task, LoopSettings]:
     task = task_of(o, config, stickers.load(net, run.weights("clicks")), o.growth)
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=5000,
+        steps=2700,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
@@ -216,7 +216,7 @@ def perceiver(run: Run) -> tuple[Task, LoopSettings]:
     )
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=2500,
+        steps=800,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
