@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import AnnotationError, PredictionError, ResumeError
     from .hota import HotaScore
     from .images import evaluate_images
+    from .objects import ObjectVideo, predict_objects, read_videos, score_objects
     from .overlap import box_iou, mask_iou, track_iou
     from .precision import average_precision
     from .predictions import Prediction, Predictions, read_predictions, write_results
@@ -27,6 +28,7 @@ _LATER = {
     "ConceptScore": "concept",
     "HotaScore": "hota",
     "JandF": "davis",
+    "ObjectVideo": "objects",
     "Pair": "truth",
     "PairScore": "concept",
     "Prediction": "predictions",
@@ -43,12 +45,15 @@ _LATER = {
     "evaluate_clips": "clips",
     "evaluate_images": "images",
     "mask_iou": "overlap",
+    "predict_objects": "objects",
     "read_clips": "veval",
     "read_predictions": "predictions",
     "read_truth": "truth",
+    "read_videos": "objects",
     "region_similarity": "davis",
     "score_clips": "clips",
     "score_images": "score",
+    "score_objects": "objects",
     "score_pair": "score",
     "track_iou": "overlap",
     "write_results": "predictions",
@@ -59,6 +64,7 @@ __all__ = [
     "ConceptScore",
     "HotaScore",
     "JandF",
+    "ObjectVideo",
     "Pair",
     "PairScore",
     "Prediction",
@@ -75,12 +81,15 @@ __all__ = [
     "evaluate_clips",
     "evaluate_images",
     "mask_iou",
+    "predict_objects",
     "read_clips",
     "read_predictions",
     "read_truth",
+    "read_videos",
     "region_similarity",
     "score_clips",
     "score_images",
+    "score_objects",
     "score_pair",
     "track_iou",
     "write_results",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ OUT = Path("out/evaluate")
 
 SHOWN = (
     *("cgF1", "pmF1", "IL_MCC", "positive_macro_F1", "precision", "recall", "cgF1@50"),
-    *("AP", "AP50", "pHOTA", "DetA", "AssA", "J&F", "mIoU"),
+    *("AP", "AP50", "pHOTA", "DetA", "AssA", "J&F", "J", "F", "mIoU"),
 )
 """Figures that the table shows, where they are defined; the JSON file has all."""
 
@@ -50,12 +51,17 @@ def evaluate(
             "--annotations",
             "-a",
             help="Ground truth: SA-Co (Gold: a, b and c, or a pattern in quotes), COCO, LVIS, or "
-            "SA-Co/VEval. Again for more.",
+            "SA-Co/VEval. Again for more. A folder: masks of objects in videos, as DAVIS' "
+            "Annotations/480p or SA-V's Annotations_6fps.",
         ),
     ],
     images: Annotated[
         list[Path] | None,
-        typer.Option("--images", "-i", help="Folder of the pictures; again for more."),
+        typer.Option(
+            "--images",
+            "-i",
+            help="Folder of the pictures; again for more. Of videos: as DAVIS' JPEGImages/480p.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -93,7 +99,13 @@ def evaluate(
         float,
         typer.Option(min=0, max=1, help="Predictions are kept from this score, for AP."),
     ] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first pictures only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first pictures, or videos, only.")
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="Objects in videos: a file of names, one a line (DAVIS' val.txt)."),
+    ] = None,
     negatives: Annotated[
         int | None,
         typer.Option(min=0, help="COCO: ask for at most so many absent categories a picture."),
@@ -126,11 +138,13 @@ def evaluate(
         Speed, typer.Option(help="fast: pooled keys and values, slightly other masks.")
     ] = Speed.exact,
 ) -> None:
-    """Measure a model: cgF1, pmF1, IL_MCC, AP; for clips pHOTA too.
+    """Measure a model: cgF1, pmF1, IL_MCC, AP; for clips pHOTA too, for objects in videos J&F.
 
     Run it again after an interruption: what is done stays done.
 
     Example: efficientsam3 evaluate -a "gold_food_merged_*.json" -i photos/ -m sam3 --json food.json
+
+    Example: efficientsam3 evaluate -a Annotations/480p -i JPEGImages/480p --videos val.txt -m sam3
     """
     from .. import cli
     from .errors import AnnotationError
@@ -142,6 +156,16 @@ def evaluate(
 
     if model is None and predictions is None:
         raise cli.UsageError("name a --model to ask, or a file of --predictions to score")
+    loading = (checkpoint, base, text, context, device, dtype, speed)
+    if any(Path(given).is_dir() for given in annotations):
+        if len(annotations) > 1 or len(images or ()) > 1:
+            raise cli.UsageError("of objects in videos, one folder of annotations and pictures")
+        load = None if model is None else partial(cli._load, model, *loading)
+        reports = [
+            _objects(Path(annotations[0]), images, videos, limit, predictions, model, load, resume)
+        ]
+        _show(reports, json_file)
+        return
     splits = group_splits(find_files(annotations, AnnotationError))
     if model is None and len(splits) > 1:
         raise cli.UsageError(
@@ -175,36 +199,30 @@ def evaluate(
         # Before the model is loaded, which takes its time.
         find_pictures(truth, images, skip_missing=skip_missing)
         if loaded is None:
-            loaded = cli._load(
-                model,
-                checkpoint,
-                base,
-                text,
-                context,
-                device,
-                dtype,
-                speed,
+            loaded = cli._load(model, *loading)
+        with _stoppable(), _bar(name) as progress:
+            report = evaluate_images(
+                loaded,
+                truth,
+                images,
+                target.with_suffix(".jsonl"),
+                floor=min(floor, threshold),
+                restart=not resume,
+                skip_missing=skip_missing,
+                precision=precision,
+                progress=progress,
+                **options,
             )
-        try:
-            with _bar(name) as progress:
-                report = evaluate_images(
-                    loaded,
-                    truth,
-                    images,
-                    target.with_suffix(".jsonl"),
-                    floor=min(floor, threshold),
-                    restart=not resume,
-                    skip_missing=skip_missing,
-                    precision=precision,
-                    progress=progress,
-                    **options,
-                )
-        except KeyboardInterrupt:
-            cli._say("stopped. What is done is kept: run the same command again to go on", "yellow")
-            raise typer.Exit(cli.STOPPED) from None
         if target.suffix == ".json":
             write_results(target, target.with_suffix(".jsonl"))
         reports.append(report)
+    _show(reports, json_file)
+
+
+def _show(reports: Sequence[Report], json_file: Path | None) -> None:
+    """The table, what failed, and the file of all figures."""
+    from .. import cli
+
     cli._console().print(_table(reports))
     for report in reports:
         if report.failed:
@@ -214,6 +232,45 @@ def evaluate(
     if json_file is not None:
         _write(json_file, reports)
         cli._say(f"all figures in {json_file}", "green")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C ends the run with a word about going on."""
+    from .. import cli
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        cli._say("stopped. What is done is kept: run the same command again to go on", "yellow")
+        raise typer.Exit(cli.STOPPED) from None
+
+
+def _objects(
+    annotations: Path,
+    images: Sequence[Path] | None,
+    videos: Path | None,
+    limit: int | None,
+    predictions: Path | None,
+    model: str | None,
+    load: Callable[[], ImageModel] | None,
+    resume: bool,
+) -> Report:
+    """Objects in videos: follow them, or read who did, and score."""
+    from ..cli import UsageError
+    from .objects import predict_objects, read_videos, score_objects
+
+    if load is not None and not images:
+        raise UsageError("--model needs the pictures: --images FOLDER")
+    asked = read_videos(annotations, images[0] if images and load else None, videos)[:limit]
+    name = annotations.resolve().name
+    folder = predictions or OUT / f"{Path(model or '').name}-{name}"
+    if load is not None:
+        loaded = load()
+        with _stoppable(), _bar(name) as progress:
+            predict_objects(loaded, asked, folder, restart=not resume, progress=progress)
+    with _bar(f"scoring {name}") as progress:
+        return score_objects(asked, folder, progress=progress)
 
 
 def _target(predictions: Path | None, model: str, split: str, splits: int) -> Path:
