@@ -20,9 +20,11 @@ on each in the first frame. What is done is kept in --out: run it again to go on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -31,6 +33,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -428,22 +431,56 @@ def measure(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> li
     lines = list(read(path, identity))
     if not lines:
         path.write_text(json.dumps(identity) + "\n")
-    scenery = world(options.size)
     done = {line["seed"] for line in lines}
+    missing = [s for s in range(FIRST, FIRST + options.clips) if s not in done]
     start = time.perf_counter()
-    for number, seed in enumerate(range(FIRST, FIRST + options.clips), 1):
-        if seed in done:
-            continue
-        line = follow(Film.draw(scenery, seed, options.frames), options.detections, models)
-        with path.open("a") as file:
+    work = functools.partial(clip_of, options.detections, options.frames, options.size)
+    with path.open("a") as file, shared(options, models) as each:
+        for number, line in enumerate(each(work, missing), 1):
             file.write(json.dumps(line) + "\n")
-        lines.append(line)
-        if number % 10 == 0:
-            say(
-                f"{options.detections}: {number} of {options.clips} clips, "
-                f"{time.perf_counter() - start:.0f} s"
-            )
+            file.flush()
+            lines.append(line)
+            if number % 10 == 0:
+                spent = time.perf_counter() - start
+                say(f"{options.detections}: {number} of {len(missing)} clips, {spent:.0f} s")
     return [line for line in lines if line["seed"] < FIRST + options.clips]
+
+
+_MODELS: dict[str, ImageModel] = {}
+_WORLDS: dict[int, World] = {}
+
+
+def clip_of(kind: str, frames: int, size: int, seed: int) -> Record:
+    """The line of a clip."""
+    if size not in _WORLDS:
+        _WORLDS[size] = world(size)
+    return follow(Film.draw(_WORLDS[size], seed, frames), kind, _MODELS)
+
+
+@contextlib.contextmanager
+def shared(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> Iterator[Any]:
+    """``map`` for clips: here, or in processes of one thread each, which is the faster way."""
+    if options.workers < 2:
+        _MODELS.update(models)
+        yield map
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, start_worker, (folders_of(options),)) as pool:
+        yield pool.map
+
+
+def start_worker(folders: Mapping[str, Path]) -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    _MODELS.update(load(folders))
+
+
+def folders_of(options: argparse.Namespace) -> dict[str, Path]:
+    return {k: getattr(options, k) for k in MEMORIES if getattr(options, k)}
+
+
+def load(folders: Mapping[str, Path]) -> dict[str, ImageModel]:
+    return {kind: es3.load(str(folder), device="cpu") for kind, folder in folders.items()}
 
 
 def read(path: Path, identity: Record) -> Iterator[Record]:
@@ -498,14 +535,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=stickers.Options().resolution)
     parser.add_argument("--peak", type=int, metavar="FRAMES", help="peak memory, over so many")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     parser.add_argument("--table", type=Path, help="a Markdown file to put the table into")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
-    folders = {k: getattr(options, k) for k in MEMORIES if getattr(options, k)}
-    models = {kind: es3.load(str(folder), device="cpu") for kind, folder in folders.items()}
+    folders = folders_of(options)
+    models = load(folders)
     if options.child:
         print(child(options.child, models, options.frames))
         return

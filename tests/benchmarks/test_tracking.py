@@ -49,6 +49,7 @@ def bench(art: Art, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     names = art.names(part.concepts, part.styles)
     monkeypatch.setattr(stickers, "things", lambda art, split: names)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(module, "_MODELS", {})
     return module
 
 
