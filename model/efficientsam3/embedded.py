@@ -126,9 +126,12 @@ def ask(model: ImageModel, image: Any, concepts: Sequence[str]) -> Grounding:
         EmbeddingError: it lacks an ability that the package's model must have, or its answers are
             not finite.
     """
-    lost = {"concepts", "exemplars", "masks"} - model.abilities
+    lost = find_variant(model.name).abilities - model.abilities
     if lost:
-        raise EmbeddingError(f"the model has no {' and no '.join(sorted(lost))}")
+        raise EmbeddingError(
+            f"the model cannot do what the table says of {model.name}: {', '.join(sorted(lost))}. "
+            "What follows objects comes of the recipe stickers-video (its RUN/memory/model)"
+        )
     pixels = model.preprocess(image).expand(len(concepts), -1, -1, -1)
     said = model.ground(pixels, list(concepts))
     odd = [

@@ -492,7 +492,6 @@ _STICKERS = Variant(
     OWN_RELEASE,
     "stickers",
     Packaged(EMBEDDED, "Apache-2.0"),
-    abilities=frozenset(("concepts", "exemplars", "masks")),
     aliases=("stickers",),
     notes="Knows some three hundred animals, plants, foods, drinks and vehicles, as stickers. For "
     "photographs take another model. It learned from art by others: see NOTICE.",

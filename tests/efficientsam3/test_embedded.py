@@ -33,7 +33,7 @@ def small_student(**changes: Any) -> ModelConfig:
     config = tiny_config(
         vision=StudentConfig("repvit-m0.9", {"embed_dim": [8, 12, 16], "depth": [1, 1, 1]}),
         text=TextConfig("mobileclip", 16, 1, 2),
-        parts=("geometry", "masks"),
+        parts=("geometry", "masks", "interactive", "interactive_neck", "memory"),
         scales=(4, 2, 1),
         resolution=84,
         grid=6,
@@ -190,7 +190,7 @@ def test_what_cannot_be_embedded_changes_nothing(
         folder, options, said = saved, {"most": 1000}, r"half precision.*may grow by 0 MB"
     elif kind == "no masks":
         trained(folder, small_student(parts=("geometry",)))
-        said = "the model has no masks"
+        said = r"cannot do what the table says .*: interactive, masks, video\."
     elif kind == "hub":
         folder, name, said = saved, "efficientsam3-tinyvit-11m", "comes from the hub"
     else:
@@ -280,7 +280,7 @@ def test_embed_and_use_from_the_command_line(saved: Path, place: Path, tmp_path:
 
     rows = run("models").stdout.splitlines()
     (row,) = (r for r in rows if r.startswith(EMBEDDED))
-    assert row.split()[5] == "cem--" and row.endswith("not in this package")
+    assert row.split()[5] == "cemiv" and row.endswith("not in this package")
     Image.new("RGB", (60, 40), "red").save(tmp_path / "photo.png")
     said = run("embed", saved, "--image", tmp_path / "photo.png", "-c", "dog")
     assert "MB of 25 MB" in said.stdout and "rounding, presence" in said.stdout
