@@ -161,9 +161,10 @@ def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
 
         config = student_config(Options())
     else:
+        from efficientsam3 import weights
         from efficientsam3.variants import find_variant
 
-        config = find_variant(name).config
+        config = weights.config_of(find_variant(name))
     parts = (*(part for part in config.parts if part not in PARTS), *PARTS)
     return dataclasses.replace(config, parts=parts, memory=memory)
 

@@ -80,3 +80,9 @@ def test_a_perceiver_is_chosen_that_fits_the_grid(
     bench.main(["attention", "--model", "tiny", "--repeat", "1"])
     rows = numbers(capsys.readouterr().out.replace("4 layers", "").replace("2 layers", ""))
     assert [row[0] for row in rows if len(row) > 4] == [64, 64, 8]
+
+
+def test_a_model_of_the_table_is_found_by_its_name(bench: ModuleType) -> None:
+    small = bench.config_of("efficientsam3-tinyvit-11m", MemoryConfig(2, 8, 8))
+    assert (small.resolution, small.memory) == (1008, MemoryConfig(2, 8, 8))
+    assert {"interactive", "interactive_neck", "memory"} <= set(small.parts)
