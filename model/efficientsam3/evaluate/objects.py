@@ -199,7 +199,7 @@ def predict_objects(
         "weights": weights_digest(model),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    if restart:
+    if restart and (target / RUN).is_file():  # never what others made, such as annotations
         for video in videos:
             shutil.rmtree(target / video.name, ignore_errors=True)
         (target / RUN).unlink(missing_ok=True)
@@ -257,14 +257,13 @@ def follow(model: ImageModel, video: ObjectVideo) -> Iterator[tuple[str, dict[st
         if not ids:
             raise AnnotationError(f"{video.name}: no object is annotated in any frame")
         names = {number: id for id, number in ids.items()}
-        size: tuple[int, int] | None = None
         first = 0
         for tracked in tracker.propagate():
             found = tracked.instances
             for earlier in range(first, tracked.index):  # before the first object
                 yield video.pictures[earlier].stem, dict.fromkeys(ids, np.zeros(found.size, bool))
-            first, size = tracked.index + 1, found.size
-            masks = dict.fromkeys(ids, np.zeros(size, bool))
+            first = tracked.index + 1
+            masks = dict.fromkeys(ids, np.zeros(found.size, bool))
             if found.track_ids is not None:
                 for number, mask in zip(found.track_ids.tolist(), found.masks, strict=True):
                     masks[names[number]] = mask

@@ -271,8 +271,10 @@ def test_a_run_that_was_stopped_goes_on(
         predict_objects(other, videos, said)
     predict_objects(other, videos, said, restart=True)
     assert followed[-2:] == ["bear", "camel"]
-    with pytest.raises(ResumeError, match="is not empty"):
-        predict_objects(model, videos, davis[0])
+    for restart in (False, True):  # what others made is never removed
+        with pytest.raises(ResumeError, match="is not empty"):
+            predict_objects(model, videos, davis[0], restart=restart)
+    assert len(list(davis[0].rglob("*.png"))) == 10
 
 
 def test_it_takes_a_memory(davis: tuple[Path, Path], tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def memory(run: Run) -> tuple[Task, LoopSettings]:
     task = task_of(o, config, stickers.load(net, run.weights("clicks")), o.growth)
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=2200,
+        steps=2100,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
@@ -216,7 +216,7 @@ def perceiver(run: Run) -> tuple[Task, LoopSettings]:
     )
     return task, stickers.quick(
         stickers.Options(seed=o.seed),
-        steps=700,
+        steps=600,
         lr=6e-4,
         min_lr=1e-5,
         warmup=100,
