@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,21 +31,16 @@ def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
 
 
 @pytest.fixture
-def bench(art: Art, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def bench(
+    script: Callable[[str], ModuleType], art: Art, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
     """The script as a module, with plain shapes for art."""
-    path = ROOT / "benchmarks" / "stickers.py"
-    monkeypatch.syspath_prepend(path.parent)
-    spec = importlib.util.spec_from_file_location("stickers_under_test", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look there
-    spec.loader.exec_module(module)
+    module = script("stickers")
     monkeypatch.setattr(Art, "open", lambda folder=None: art)
     # A dozen shapes have hardly one that is unseen.
     names = [name for name in art.concepts if name not in ("guitar", "violin", "star")]
     monkeypatch.setattr(stickers, "things", lambda art, split: names)
     monkeypatch.setitem(SPLITS, "unseen-concepts", SPLITS["seen"])
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     return module
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 import efficientsam3 as es3
 from efficientsam3 import rle
@@ -35,20 +34,15 @@ def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
 
 
 @pytest.fixture
-def bench(art: Art, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def bench(
+    script: Callable[[str], ModuleType], art: Art, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
     """The script as a module, with plain shapes for art."""
-    path = ROOT / "benchmarks" / "tracking.py"
-    monkeypatch.syspath_prepend(path.parent)
-    spec = importlib.util.spec_from_file_location("tracking_under_test", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look there
-    spec.loader.exec_module(module)
+    module = script("tracking")
     monkeypatch.setattr(Art, "open", lambda folder=None: art)
     part = SPLITS["seen"]
     names = art.names(part.concepts, part.styles)
     monkeypatch.setattr(stickers, "things", lambda art, split: names)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(module, "_MODELS", {})
     return module
 

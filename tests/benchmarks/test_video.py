@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,13 +17,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "video.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("video_under_test", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module.torch, "set_num_threads", lambda count: None)
+def bench(script: Callable[[str], ModuleType]) -> ModuleType:
+    module = script("video")
     return module
 
 
