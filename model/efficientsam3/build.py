@@ -48,12 +48,15 @@ class MemoryConfig:
     depth: layers of memory attention. latents, cells: a Perceiver (EdgeTAM) keeps so many tokens
     without a place, and cells x cells with one; the grid's side is a multiple of ``cells``. 0 and
     0: a token a cell of the grid. perceiver_depth: its layers.
+    adopt: of ``TrackSettings``, where nothing else is asked for: 0 as in SAM3, whose memory draws
+    as well as its detector; a memory that learned for an hour does not.
     """
 
     depth: int = 4
     latents: int = 0
     cells: int = 0
     perceiver_depth: int = 2
+    adopt: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.depth, self.perceiver_depth) < 1 or min(self.latents, self.cells) < 0:

@@ -21,6 +21,7 @@ from .nn.detector import Answer, Detector, FoldedDetector, ImageFeatures, fold, 
 from .nn.geometry import Exemplars
 from .nn.interactive import BOTTOM_RIGHT, TOP_LEFT
 from .nn.layers import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .nn.masks import suppress
 from .nn.tokenizer import tokenize
 from .pixels import ImageLike, normalise, read_rgb
 from .prompts import (
@@ -383,7 +384,7 @@ class ImageModel:
             if len(kept):
                 masks = self.net.masks_of(image.features, answer, row, kept)
                 if nms is not None:
-                    best = _suppress(masks > 0, nms)
+                    best = suppress(masks > 0, nms)
                     kept, masks = kept[best], masks[best]
                 patches = [LogitPatch.cut(m) for m in masks.cpu().numpy()]
         elif nms is not None:
@@ -526,19 +527,6 @@ def _to_pixels(boxes: Tensor, size: tuple[int, int]) -> Array:
     height, width = size
     limits = np.array([width, height, width, height], np.float32)
     return np.clip(cxcywh_to_xyxy(boxes).cpu().numpy() * limits, 0, limits)
-
-
-def _suppress(masks: Tensor, limit: float) -> Tensor:
-    """Indices of (N, h, w) masks, best first, that overlap no better one by more than ``limit``."""
-    flat = masks.flatten(1).float()
-    shared = flat @ flat.T
-    area = shared.diagonal()
-    overlap = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu().numpy()
-    kept: list[int] = []
-    for i in range(len(overlap)):
-        if not kept or overlap[i, kept].max() <= limit:
-            kept.append(i)
-    return torch.tensor(kept, device=masks.device)
 
 
 def _object(logits: Array, quality: Array, presence: Tensor, size: tuple[int, int]) -> Instances:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..build import ModelConfig
 from ..evaluate import ConceptScore
 from ..nn.detector import Answer, Detector, ImageFeatures
+from ..nn.masks import suppress
 from ..nn.tokenizer import tokenize
 from .data.sample import PhraseQuery, SampleSource, TrainingSample
 from .errors import DataError
@@ -20,20 +21,31 @@ THRESHOLD = 0.5
 
 
 class Answers(NamedTuple):
-    """What a model says of Q phrases about one image. scores: (Q, queries) in [0, 1]."""
+    """What a model says of Q phrases about one image.
+
+    scores: (Q, queries) in [0, 1]. nms: mask IoU above which the weaker of two is dropped.
+    """
 
     image: ImageFeatures
     answer: Answer
     scores: Tensor
+    nms: float | None = None
 
     def masks(self, net: Detector, row: int) -> tuple[Tensor, Tensor]:
-        """Mask logits (K, cells, cells) and scores (K,) of what one phrase finds, on the CPU."""
-        kept = (self.scores[row] >= THRESHOLD).nonzero()[:, 0]
-        scores = self.scores[row, kept].cpu()
+        """Mask logits (K, cells, cells) and scores (K,) of what one phrase finds, on the CPU.
+
+        The best comes first.
+        """
+        scores, order = self.scores[row].sort(descending=True, stable=True)
+        kept = order[scores >= THRESHOLD]
         if not len(kept):
             side = 4 * self.image.grid[0]
-            return torch.zeros(0, side, side), scores
-        return net.masks_of(self.image, self.answer, row, kept).float().cpu(), scores
+            return torch.zeros(0, side, side), scores[:0].cpu()
+        masks, scores = net.masks_of(self.image, self.answer, row, kept), scores[: len(kept)]
+        if self.nms is not None:
+            best = suppress(masks > 0, self.nms)
+            masks, scores = masks[best], scores[best]
+        return masks.float().cpu(), scores.cpu()
 
 
 def ask(
@@ -46,8 +58,13 @@ def ask(
     tokens = tokenize([q.phrase for q in queries], config.context).to(device)
     prompt, mask = net.read_prompt(image, net.read_text(tokens))
     answer = net.answer(image, prompt, mask)
-    scores = answer.logits.float().sigmoid() * answer.presence.sigmoid()[:, None]
-    return Answers(image, answer, scores)
+    return Answers(image, answer, scores_of(answer), config.nms)
+
+
+def scores_of(answer: Answer, shift: float = 0.0) -> Tensor:
+    """(Q, queries) in [0, 1]. shift: of the presence logits."""
+    present = (answer.presence.float() + shift).sigmoid()
+    return answer.logits.float().sigmoid() * present[:, None]
 
 
 def sure(sample: TrainingSample) -> list[PhraseQuery]:

@@ -200,3 +200,16 @@ class FoldedMaskHead(nn.Module):
             logits = high.add_(low)
         logits = logits.transpose(1, 2) + (embedded @ bias)[..., None]
         return logits.unflatten(-1, pixels.shape[-2:])
+
+
+def suppress(masks: Tensor, limit: float) -> Tensor:
+    """Indices of (N, h, w) masks, best first, that overlap no better one by more than ``limit``."""
+    flat = masks.flatten(1).float()
+    shared = flat @ flat.T
+    area = shared.diagonal()
+    overlap = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu().numpy()
+    kept: list[int] = []
+    for i in range(len(overlap)):
+        if not kept or overlap[i, kept].max() <= limit:
+            kept.append(i)
+    return torch.tensor(kept, device=masks.device)

@@ -47,6 +47,15 @@ def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSetting
     )
 
 
+def one_to_one(overlap: Array, least: float) -> list[tuple[int, int]]:
+    """Pairs of detections and objects of the greatest overlap in all, none below ``least``."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(np.where(overlap >= least, overlap, 0.0), maximize=True)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(d, t) for d, t in pairs if overlap[d, t] >= least]
+
+
 def strongest(rows: list[int], scores: Array, most: int) -> list[int]:
     """At most so many of the detections: the best, and as they were where all may stay."""
     if len(rows) <= most:

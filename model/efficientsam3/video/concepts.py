@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -390,6 +390,8 @@ def _follower(
     from .bank import MemorySettings
     from .memory import MemoryTracker
 
+    if settings.adopt is None:
+        settings = replace(settings, adopt=model.config.memory.adopt)
     return MemoryFollower(MemoryTracker(model, MemorySettings(mask_size="memory")), settings)
 
 
@@ -440,7 +442,7 @@ def _instances(
     patches = {id: part.patch for id, part in parts.items()}
     for label in {part.label for part in parts.values()} if apart else ():
         ids = [id for id, part in parts.items() if part.label == label]
-        strength = [parts[id].presence for id in ids]
+        strength = [parts[id].presence + parts[id].detected for id in ids]
         for place, pixels in share_out([crops[id] for id in ids], strength).items():
             left, top = crops[ids[place]][1][:2]
             cut = BitPatch.cut(pixels)

@@ -130,7 +130,7 @@ class MemoryTracker:
         if not ids:
             return self._nothing()
         given = masks.to(self.model.device).bool()
-        logits = torch.cat([self._shrink(m) for m in given[:, None]])
+        logits = torch.cat([self.logits_of(m) for m in given[:, None]])
         present = given.flatten(1).any(1)
         pointers = torch.cat(
             [self._point(features, given[some], present[some]) for some in self._parts(len(ids))]
@@ -138,7 +138,7 @@ class MemoryTracker:
         later = torch.zeros_like(given[0])
         own = []
         for mask in given.flip(0):
-            own.append(self._shrink((mask & ~later)[None]))
+            own.append(self.logits_of((mask & ~later)[None]))
             later |= mask
         presence = torch.where(present, SURE, -SURE)
         out = Tracked(list(ids), logits, presence, present.float().new_ones(len(ids)), pointers)
@@ -376,7 +376,7 @@ class MemoryTracker:
         """Rows that go through together."""
         return [slice(i, i + self._chunk) for i in range(0, count, self._chunk)]
 
-    def _shrink(self, masks: Tensor) -> Tensor:
+    def logits_of(self, masks: Tensor) -> Tensor:
         """(N, h, w) bool -> (N, 4g, 4g) logits."""
         side = 4 * self.model.config.grid
         logits = torch.where(masks, -NO_OBJECT, NO_OBJECT)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..types import Array, Instances, LogitPatch, Patch
-from .association import Matches, associate, off_edge, strongest
+from .association import Matches, associate, off_edge, one_to_one, strongest
 from .cells import Cells, cells_of, overlaps, tight
 from .lives import ALWAYS, NEVER, Lives
 from .mend import NOTHING, dense, hide_occluded, mend, mend_all, shrunk
@@ -33,13 +33,14 @@ class Part(NamedTuple):
     """An object in a frame.
 
     score: of the detection that began it. presence: how sure the tracker is of it here, in
-    [0, 1].
+    [0, 1]. detected: the mask is a detection's; pixels that it shares with memory's are its own.
     """
 
     label: str
     patch: Patch
     score: float
     presence: float
+    detected: bool = False
 
 
 @dataclass(eq=False)
@@ -78,6 +79,7 @@ class MemoryFollower:
         self._now = -1
         self._features: TrackerFeatures | None = None
         self._masks: dict[int, Tensor] = {}
+        self._adopted: dict[int, Patch] = {}
 
     def follow(
         self, now: int, image: Any, found: Instances | None, asked: Sequence[str], frames: int = 1
@@ -95,13 +97,21 @@ class MemoryFollower:
         tracked = tracked._replace(logits=mend_all(tracked.logits, s.fill))
         seen = [tight(mask > 0, 0, 0, mask.shape) for mask in _array(tracked.logits)]
         out, begun = Outcome(), list[_Begun]()
+        self._adopted = {}
         if found is not None:
             refresh: list[tuple[int, int]] = []
+            own: dict[int, int] = {}
             cells = cells_of(found)
             for label in asked:
-                new, sure = self._judge(now, label, found, cells, tracked, seen, out.gone, frames)
+                new, sure, taken = self._judge(
+                    now, label, found, cells, tracked, seen, out.gone, frames
+                )
                 begun.append(new)
                 refresh += sure
+                own |= taken
+            tracked = self._adopt(found, own, tracked)
+            for row, detection in own.items():
+                seen[row] = cells[detection].onto(seen[row].grid)
             if s.recondition and now % s.recondition == 0:
                 self._refresh(found, refresh)
         tracked = self._hide(tracked, seen, out.gone)
@@ -128,8 +138,13 @@ class MemoryFollower:
         seen: Sequence[Cells],
         gone: set[int],
         frames: int,
-    ) -> tuple[_Begun, list[tuple[int, int]]]:
-        """What the detections of a concept say; objects to begin, and those to refresh."""
+    ) -> tuple[_Begun, list[tuple[int, int]], dict[int, int]]:
+        """What the detections of a concept say.
+
+        Returns:
+            Objects to begin; objects to refresh, with rows of detections; rows of objects that
+            adopt a detection's mask, with the detection's.
+        """
         s = self.settings
         rows = [row for row, name in enumerate(found.labels) if name == label]
         there = [i for i, id in enumerate(tracked.ids) if self.lives[id].label == label]
@@ -142,8 +157,10 @@ class MemoryFollower:
         scores = found.scores[rows]
         match = associate(overlap, scores, areas, s)
         new = self._admit(found, rows, match)
+        own = one_to_one(overlap, s.adopt) if s.adopt else []
+        unmatched = set(match.unmatched) - {t for _, t in own}
         matched = [[ids[t] for t in of] for of in match.matched]
-        gone |= self.lives.judge(now, matched, [ids[t] for t in match.unmatched], frames)
+        gone |= self.lives.judge(now, matched, [ids[t] for t in sorted(unmatched)], frames)
         begun = _Begun(label, list(range(self._next, self._next + len(new))), new)
         self._next += len(new)
         for id, row in zip(begun.ids, new, strict=True):
@@ -155,7 +172,8 @@ class MemoryFollower:
             for t, d in match.sure.items()
             if presence[there[t]] > s.sure_presence and ids[t] not in gone
         ]
-        return begun, sure
+        adopted = {there[t]: rows[d] for d, t in own if ids[t] not in gone}
+        return begun, sure, adopted
 
     def _admit(self, found: Instances, rows: Sequence[int], match: Matches) -> list[int]:
         """Rows of the detections that may begin objects."""
@@ -164,6 +182,28 @@ class MemoryFollower:
             inside = off_edge(found.boxes[new], found.size, self.settings.edge)
             new = [row for row, keep in zip(new, inside, strict=True) if keep]
         return strongest(new, found.scores, self.settings.objects - len(self.lives))
+
+    def _adopt(self, found: Instances, own: dict[int, int], tracked: Tracked) -> Tracked:
+        """Let objects (rows) have the masks of their detections (rows) in this frame."""
+        if not own:
+            return tracked
+        logits = tracked.logits.clone()
+        for row, detection in own.items():
+            patch, mask = self._mended(found, detection)
+            if mask is None or mask.shape != logits.shape[1:]:
+                whole = torch.from_numpy(found.mask(detection))
+                mask = self.engine.logits_of(whole[None])[0]
+            logits[row] = mask.to(logits)
+            self._adopted[tracked.ids[row]] = patch
+        return tracked._replace(logits=logits)
+
+    def _mended(self, found: Instances, row: int) -> tuple[Patch, Tensor | None]:
+        """A detection's mask, and its logits if it has any."""
+        patch = found._patch(row)
+        if not isinstance(patch, LogitPatch):
+            return patch, None
+        logits = mend(dense(patch), self.settings.fill)
+        return LogitPatch.cut(logits), torch.from_numpy(logits)
 
     def _refresh(self, found: Instances, sure: Sequence[tuple[int, int]]) -> None:
         """Let objects be remembered by their detections of this frame."""
@@ -238,13 +278,12 @@ class MemoryFollower:
     def _begin(self, new: _Begun, found: Instances, out: Outcome) -> None:
         self._condition(new.ids, new.rows, found)
         for id, row in zip(new.ids, new.rows, strict=True):
-            patch = found._patch(row)
-            if isinstance(patch, LogitPatch):
-                logits = mend(dense(patch), self.settings.fill)
-                patch = LogitPatch.cut(logits)
-                self._masks[id] = torch.from_numpy(logits)
+            patch, logits = self._mended(found, row)
+            if logits is not None:
+                self._masks[id] = logits
             score = float(found.scores[row])
-            out.parts[id] = Part(new.label, patch, score, score)
+            adopts = bool(self.settings.adopt)
+            out.parts[id] = Part(new.label, patch, score, score, adopts)
 
     def _show(self, tracked: Tracked, out: Outcome) -> None:
         shown = _array(tracked.logits)
@@ -255,7 +294,10 @@ class MemoryFollower:
             patch = LogitPatch.cut(shown[row])
             if patch.logits.size:
                 life = self.lives[id]
-                out.parts[id] = Part(life.label, patch, life.score, sureness[row])
+                own = self._adopted.get(id)
+                out.parts[id] = Part(
+                    life.label, own or patch, life.score, sureness[row], own is not None
+                )
         for id in out.gone:
             out.parts.pop(id, None)
 

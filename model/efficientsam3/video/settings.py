@@ -78,6 +78,9 @@ class TrackSettings:
         sure_score, sure_overlap, sure_presence: a detection of this score, of this IoU with an
             object of more than this presence (a logit), may refresh the object's memory.
         recondition: frames from one such refreshing to the next; 0: never.
+        adopt: from which an object has the mask of its detection, in what is shown and in what is
+            remembered, each detection for one object; 0: objects are as the memory draws them,
+            as in SAM3. None: as the model's ``MemoryConfig`` says, 0 for all that are released.
         release: when a person corrects an object, detections within this many frames are no
             longer what it is remembered by.
 
@@ -118,6 +121,7 @@ class TrackSettings:
     sure_overlap: float = 0.8
     sure_presence: float = 0.8
     recondition: int = 16
+    adopt: float | None = None
     release: int = 16
     hotstart: int = 15
     hotstart_unmatched: int = 8
@@ -135,9 +139,11 @@ class TrackSettings:
     masks: MaskSettings = field(default_factory=MaskSettings)
 
     def __post_init__(self) -> None:
-        shares = ("detection", "nms", "begin", "edge", "match", "support", "sure_score")
+        shares: tuple[str, ...] = ("detection", "nms", "begin", "edge", "match", "support")
         counts = ("recondition", "release", "hotstart", "confirm", "forget", "fill")
-        check(self, (*shares, "sure_overlap", "occlusion", "shrink"), counts, ("objects",))
+        if self.adopt is not None:
+            shares = (*shares, "adopt")
+        check(self, (*shares, "sure_score", "sure_overlap", "occlusion", "shrink"), counts, ("objects",))
         if self.hotstart:
             for name in ("hotstart_unmatched", "hotstart_doubles"):
                 if not 1 <= getattr(self, name) <= self.hotstart:

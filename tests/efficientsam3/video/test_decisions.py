@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.image import _suppress
+from efficientsam3.nn.masks import suppress
 from efficientsam3.types import Instances, LogitPatch
 from efficientsam3.video.concepts import ConceptTracker
 from efficientsam3.video.frames import Frame
@@ -99,7 +99,7 @@ def detections(script: ModuleType, clip: Any, frame: int) -> tuple[Instances, li
     """What the model would give: over the threshold, best first, after NMS; and their blobs."""
     dets = sorted(clip.detections[frame], key=lambda d: -d.score)
     if dets:
-        kept = _suppress(torch.stack([torch.from_numpy(d.logits) for d in dets]) > 0, 0.1)
+        kept = suppress(torch.stack([torch.from_numpy(d.logits) for d in dets]) > 0, 0.1)
         dets = [dets[i] for i in kept.tolist()]
     n = len(dets)
     scores = np.array([d.score for d in dets], np.float32)

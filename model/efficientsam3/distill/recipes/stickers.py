@@ -10,6 +10,7 @@ student's stages took.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from ...scenes.art import Art
 from ...scenes.compose import World
 from ...scenes.concepts import SPLITS
 from ...scenes.phrases import COLOURS
-from ...weights import read_state
+from ...weights import read_state, replacing
 from ..align import AlignBatches, AlignTask
+from ..calibrate import calibrate
 from ..collate import BY_EXAMPLE, Collator, PromptSettings
 from ..data.batches import Made
 from ..data.sample import TrainingSample
@@ -55,7 +57,8 @@ class Options:
     """Args:
     seed: of everything. resolution: pixels a side, a multiple of 84.
     grounds: backgrounds of a training world. batch: scenes of a step, where masks are learned.
-    held_out: scenes for validation, 0 for none.
+    held_out: scenes for validation, 0 for none. calibration: scenes by which the student's presence
+        is shifted.
     """
 
     seed: int = 0
@@ -63,6 +66,7 @@ class Options:
     grounds: int = 512
     batch: int = 8
     held_out: int = 32
+    calibration: int = 200
 
 
 def teacher_config(options: Options) -> ModelConfig:
@@ -118,6 +122,9 @@ BOXES = GroundingLoss(
     LossWeights(label=0, presence=0, mask=0, dice=0, one_to_many=0, denoising=1.0)
 )
 """Boxes alone, and those of noised queries: beside the other terms they hardly move at first."""
+
+CALIBRATED = 1_000_000
+"""Number of the first scene that presence is calibrated on: none is trained or measured on."""
 
 SIZES = (0, 1, 2, 3, 4, 5)
 """Things a side of an image; 0: as scenes have them."""
@@ -335,6 +342,30 @@ def fine_tuned(run: Run) -> tuple[Task, LoopSettings]:
     return _whole(o, student_config(o), net), settings
 
 
+def longer(run: Run) -> tuple[Task, LoopSettings]:
+    """Stage 3 on all but the image encoder: a video memory that reads its maps stays good."""
+    o: Options = run.options
+    config = student_config(o)
+    net = load(fresh(config, o.seed), run.weights("student"))
+    parts = tuple(name for name, _ in net.named_children() if name != "trunk")
+    settings = watched(
+        o, steps=1300, lr=3e-4, min_lr=5e-6, parts=parts, scales={"text": 0.5, **DRAWING}
+    )
+    return _whole(dataclasses.replace(o, seed=o.seed + 1), config, net), settings
+
+
+def calibrated(run: Run) -> None:
+    """One number, from scenes that are for this alone; nothing is trained."""
+    o: Options = run.options
+    config = student_config(o)
+    net = load(fresh(config, o.seed), run.weights("longer")).eval()
+    draw = scenes(o, "seen")
+    told = calibrate(net, config, (draw(CALIBRATED + i) for i in range(o.calibration)))
+    save_whole(run.stage_folder / "model", "efficientsam3-stickers", config, net)
+    with replacing(run.stage_folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(told._asdict(), indent=1) + "\n")
+
+
 # The same student without a teacher ---------------------------------------------------------------
 
 
@@ -444,6 +475,13 @@ RECIPE = Recipe(
             "the whole student learns to ground",
             keep(student_config, "efficientsam3-stickers"),
         ),
+        Stage(
+            "longer",
+            longer,
+            "all but its image encoder goes on",
+            keep(student_config, "efficientsam3-stickers"),
+        ),
+        Stage("calibrate", calibrated, "its presence is shifted to where cgF1 is best"),
         Stage("alone-names", alone_names, "the same student learns names without a teacher"),
         Stage("alone-boxes", alone_boxes, "to draw boxes"),
         Stage("alone", alone, "and to ground", keep(student_config, "stickers-alone")),

@@ -43,12 +43,12 @@ SEEN = (0, 2, 0, 3)
 @dataclass(frozen=True)
 class Options:
     """Args:
-    model: the image model: a folder that the recipe "stickers" wrote, as RUN/student/model.
+    model: the image model: a folder that the recipe "stickers" wrote, as RUN/calibrate/model.
     seed: of everything. batch: clips of a step. objects: of a clip, at most. workers: processes
         that draw clips. held_out: clips for validation, 0 for none.
     length: frames of a clip, one after the other as training goes on. growth: steps of each length
         but the last; in "perceiver" half as many.
-    depth: layers of the full memory's attention.
+    depth: layers of the full memory's attention. adopt: of ``MemoryConfig``.
     latents, cells, perceiver_depth: of the Perceiver memory: tokens without a place, a side of the
         grid of those with one (it divides the model's grid), layers of its memory attention.
     """
@@ -64,6 +64,7 @@ class Options:
     length: tuple[int, ...] = (4, 6, 8)
     growth: int = 600
     depth: int = 4
+    adopt: float = 0.1
     latents: int = 16
     cells: int = 6
     perceiver_depth: int = 2
@@ -78,11 +79,12 @@ def beginner(o: Options) -> tuple[ModelConfig, Detector]:
     """The image model with all that tracks, untaught; the second pyramid begins as the first."""
     if not o.model:
         raise DataError(
-            "say --set model=FOLDER, the image model: the recipe stickers writes RUN/student/model"
+            "say --set model=FOLDER, the image model: the recipe stickers writes it, as "
+            "RUN/calibrate/model"
         )
     _, config, net = load_whole(o.model)
     parts = tuple(p for p in OPTIONAL if p in {*config.parts, *TRACKS})
-    config = dataclasses.replace(config, parts=parts, memory=MemoryConfig(o.depth))
+    config = dataclasses.replace(config, parts=parts, memory=MemoryConfig(o.depth, adopt=o.adopt))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         new = build(config)
@@ -203,7 +205,7 @@ def perceiver(run: Run) -> tuple[Task, LoopSettings]:
     """A Perceiver memory learns from the full one."""
     o: Options = run.options
     config, net = taught(run)
-    small = MemoryConfig(o.perceiver_depth, o.latents, o.cells)
+    small = MemoryConfig(o.perceiver_depth, o.latents, o.cells, adopt=o.adopt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         student = with_memory(config, net, small)

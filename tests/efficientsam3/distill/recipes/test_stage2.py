@@ -180,7 +180,10 @@ def test_the_embedded_model_learns_to_track(
     _, full, trained = load_folder(tmp_path / "run" / "memory" / "model")
     name, small, net = load_folder(tmp_path / "run" / "perceiver" / "model")
     assert name == "efficientsam3-stickers-perceiver"
-    assert (full.memory, small.memory) == (MemoryConfig(4), MemoryConfig(2, 3, 4))
+    assert (full.memory, small.memory) == (
+        MemoryConfig(4, adopt=0.1),
+        MemoryConfig(2, 3, 4, adopt=0.1),
+    )
     before = read_state(image_model / "model.safetensors")
     changed = {
         k
