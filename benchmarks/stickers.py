@@ -49,7 +49,7 @@ from efficientsam3.scenes.compose import Scene, World
 from efficientsam3.scenes.concepts import SPLITS
 from efficientsam3.scenes.files import choose
 from efficientsam3.scenes.phrases import Query
-from efficientsam3.weights import count_parameters, replacing
+from efficientsam3.weights import count_parameters, load_folder, replacing
 
 SHOWN = {
     "seen": "seen things and styles",
@@ -85,8 +85,10 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
     said = json.loads(file.read_text()).get("options", {}) if file.is_file() else {}
     known = {f: v for f, v in said.items() if f in stickers.Options.__dataclass_fields__}
     o = stickers.Options(**known)
-    done = frozenset(f.parent.name for f in folder.glob("*/weights.safetensors"))
-    run = Run(stickers.RECIPE, folder, "benchmark", o, done)
+    done = {f.parent.name for f in folder.glob("*/weights.safetensors")}
+    last = folder / "calibrate" / "model"
+    done |= {"calibrate"} if last.is_dir() else set()
+    run = Run(stickers.RECIPE, folder, "benchmark", o, frozenset(done))
     small, large = stickers.student_config(o), stickers.teacher_config(o)
 
     def whole(config: ModelConfig, stage: str) -> Detector:
@@ -100,6 +102,7 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
         ("student, stage 1", small, lambda: stickers.student(run), {"teacher", "image", "text"}),
         ("student, prompt in the loop", small, prompted, {"teacher", "image", "text", "prompts"}),
         ("student, stage 3", small, lambda: whole(small, "student"), {"student"}),
+        ("student, longer, calibrated", small, lambda: load_folder(last)[2], {"calibrate"}),
         ("student without a teacher", small, lambda: whole(small, "alone"), {"alone"}),
     ]
 

@@ -204,8 +204,9 @@ class FoldedMaskHead(nn.Module):
 
 def suppress(masks: Tensor, limit: float) -> Tensor:
     """Indices of (N, h, w) masks, best first, that overlap no better one by more than ``limit``."""
-    flat = masks.flatten(1).float()
-    shared = flat @ flat.T
+    with torch.autocast(masks.device.type, enabled=False):  # cells are counted
+        flat = masks.flatten(1).float()
+        shared = flat @ flat.T
     area = shared.diagonal()
     overlap = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu().numpy()
     kept: list[int] = []

@@ -14,6 +14,7 @@ from efficientsam3.distill import held_out
 from efficientsam3.distill.data.sample import PhraseQuery, TrainingSample
 from efficientsam3.distill.errors import DataError
 from efficientsam3.distill.held_out import ask, score, sure
+from efficientsam3.evaluate.overlap import mask_iou
 from efficientsam3.nn.detector import Detector
 
 from .conftest import Shapes, replace, tiny_net
@@ -83,6 +84,23 @@ def test_a_model_is_asked_as_in_use() -> None:
     masks, scores = lowered.masks(net, 2)
     assert masks.shape == (1, 32, 32)
     assert scores.tolist() == [0.5]
+
+
+def test_what_is_said_twice_counts_once() -> None:
+    """Under autocast too, as the loop validates."""
+    config, net = tiny_net(nms=0.5)
+    sample = Shapes()[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        answers = ask(net.eval(), config, sample, sample.queries)
+        every = answers._replace(scores=torch.full_like(answers.scores, 0.9))
+        every.scores[0, 7] = 0.95
+        masks, scores = every.masks(net, 0)
+        all_masks, _ = every._replace(nms=None).masks(net, 0)
+    assert len(all_masks) == config.queries
+    assert 0 < len(masks) < config.queries
+    assert scores[0] == pytest.approx(0.95)
+    overlap = mask_iou((masks > 0).numpy(), (masks > 0).numpy())
+    assert (overlap - np.eye(len(masks)) * overlap <= 0.5).all()
 
 
 def test_boxes_alone_judge_nothing() -> None:

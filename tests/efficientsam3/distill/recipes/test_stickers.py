@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import efficientsam3 as es3
 from efficientsam3.distill.recipe import Asked, find_recipe, run_recipe
 from efficientsam3.distill.recipes import stickers
 from efficientsam3.distill.recipes.stickers import Options, student_config, teacher_config
 from efficientsam3.scenes.art import Art
+from efficientsam3.weights import read_state
 
 from ...scenes.conftest import bake
 
@@ -50,12 +53,29 @@ def test_teacher_and_student_share_their_heads() -> None:
 def test_every_stage_runs_and_leaves_models(art: Art, tmp_path: Path) -> None:
     recipe = find_recipe("stickers")
     words = {"resolution": "84", "batch": "2", "held_out": "1", "grounds": "12"}
+    words["calibration"] = "3"
     record = run_recipe(recipe, tmp_path / "run", Asked(steps=1, words=words))
     assert [name for name, entry in record["stages"].items() if entry["done"]] == [
         stage.name for stage in recipe.stages
     ]
     image = np.zeros((60, 80, 3), np.uint8)
-    for stage in ("teacher", "student", "alone"):
+    for stage in ("teacher", "student", "longer", "calibrate", "alone"):
         model = es3.load(str(tmp_path / "run" / stage / "model"), device="cpu")
         assert model.abilities == {"concepts", "exemplars", "masks"}
         assert model.segment(image, ["dog"]).size == (60, 80)
+    read = {
+        stage: read_state(tmp_path / "run" / stage / file)
+        for stage, file in (
+            ("student", "weights.safetensors"),
+            ("longer", "weights.safetensors"),
+            ("calibrate", "model/model.safetensors"),
+        )
+    }
+    moved = [k for k, w in read["student"].items() if not torch.equal(w, read["longer"][k])]
+    assert moved
+    assert not any(k.startswith("trunk.") for k in moved)
+    told = json.loads((tmp_path / "run" / "calibrate" / "calibration.json").read_text())
+    last = "decoder.presence_token_head.layers.2.bias"
+    for key, weight in read["calibrate"].items():
+        by = told["shift"] if key == last else 0.0
+        torch.testing.assert_close(weight, read["longer"][key] + by)
