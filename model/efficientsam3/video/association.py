@@ -15,13 +15,14 @@ class Matches(NamedTuple):
 
     new: detections that begin objects. unmatched: objects in sight that no detection confirms.
     matched: for each detection, the objects that it is of, many perhaps. sure: by object, the
-    detection that may refresh its memory.
+    detection that may refresh its memory. own: by object, the detection whose mask it adopts.
     """
 
     new: list[int]
     unmatched: list[int]
     matched: list[list[int]]
     sure: dict[int, int]
+    own: dict[int, int]
 
 
 def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSettings) -> Matches:
@@ -32,18 +33,22 @@ def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSetting
     """
     detections, objects = overlap.shape
     if not objects:
-        return Matches(list(range(detections)), [], [[] for _ in range(detections)], {})
+        return Matches(list(range(detections)), [], [[] for _ in range(detections)], {}, {})
     if not detections:
-        return Matches([], _rows(seen), [], {})
+        return Matches([], _rows(seen), [], {}, {})
     of = overlap >= settings.match
     new = (scores >= settings.begin) & ~of.any(1)
     sure = (scores >= settings.sure_score) & ~new & (overlap.max(1) >= settings.sure_overlap)
     best = overlap.argmax(1)
+    own = {t: d for d, t in one_to_one(overlap, settings.adopt)} if settings.adopt else {}
+    supported = np.asarray((overlap >= settings.support).any(0))
+    supported[list(own)] = True
     return Matches(
         _rows(new),
-        _rows(seen & ~(overlap >= settings.support).any(0)),
+        _rows(seen & ~supported),
         [_rows(row) for row in of],
         {int(best[d]): d for d in _rows(sure)},
+        own,
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..types import Array, Instances, LogitPatch, Patch
-from .association import Matches, associate, off_edge, one_to_one, strongest
+from .association import Matches, associate, off_edge, strongest
 from .cells import Cells, cells_of, overlaps, tight
 from .lives import ALWAYS, NEVER, Lives
 from .mend import NOTHING, dense, hide_occluded, mend, mend_all, shrunk
@@ -65,6 +65,18 @@ class _Begun:
     rows: list[int]
 
 
+class _Said(NamedTuple):
+    """What the detections of a concept say.
+
+    begun: objects to begin. refresh: objects, by identity, whose memory rows of detections may
+    refresh. own: rows of objects that adopt the masks of rows of detections.
+    """
+
+    begun: _Begun
+    refresh: list[tuple[int, int]]
+    own: dict[int, int]
+
+
 class MemoryFollower:
     """Follows objects frame by frame.
 
@@ -96,29 +108,23 @@ class MemoryFollower:
         tracked = engine.propagate(now, self._features)
         tracked = tracked._replace(logits=mend_all(tracked.logits, s.fill))
         seen = [tight(mask > 0, 0, 0, mask.shape) for mask in _array(tracked.logits)]
-        out, begun = Outcome(), list[_Begun]()
+        out, said = Outcome(), list[_Said]()
         self._adopted = {}
         if found is not None:
-            refresh: list[tuple[int, int]] = []
-            own: dict[int, int] = {}
             cells = cells_of(found)
             for label in asked:
-                new, sure, taken = self._judge(
-                    now, label, found, cells, tracked, seen, out.gone, frames
-                )
-                begun.append(new)
-                refresh += sure
-                own |= taken
+                said.append(self._judge(now, label, found, cells, tracked, seen, out.gone, frames))
+            own = {row: detection for one in said for row, detection in one.own.items()}
             tracked = self._adopt(found, own, tracked)
             for row, detection in own.items():
                 seen[row] = cells[detection].onto(seen[row].grid)
             if s.recondition and now % s.recondition == 0:
-                self._refresh(found, refresh)
+                self._refresh(found, [pair for one in said for pair in one.refresh])
         tracked = self._hide(tracked, seen, out.gone)
         self._remember(tracked, out.gone)
         if found is not None:
-            for new in begun:
-                self._begin(new, found, out)
+            for one in said:
+                self._begin(one.begun, found, out)
         self._show(tracked, out)
         self._forget(out.gone)
         for id in self.lives.lost(now):
@@ -138,13 +144,8 @@ class MemoryFollower:
         seen: Sequence[Cells],
         gone: set[int],
         frames: int,
-    ) -> tuple[_Begun, list[tuple[int, int]], dict[int, int]]:
-        """What the detections of a concept say.
-
-        Returns:
-            Objects to begin; objects to refresh, with rows of detections; rows of objects that
-            adopt a detection's mask, with the detection's.
-        """
+    ) -> _Said:
+        """Hear the detections of a concept."""
         s = self.settings
         rows = [row for row, name in enumerate(found.labels) if name == label]
         there = [i for i, id in enumerate(tracked.ids) if self.lives[id].label == label]
@@ -157,10 +158,8 @@ class MemoryFollower:
         scores = found.scores[rows]
         match = associate(overlap, scores, areas, s)
         new = self._admit(found, rows, match)
-        own = one_to_one(overlap, s.adopt) if s.adopt else []
-        unmatched = set(match.unmatched) - {t for _, t in own}
         matched = [[ids[t] for t in of] for of in match.matched]
-        gone |= self.lives.judge(now, matched, [ids[t] for t in sorted(unmatched)], frames)
+        gone |= self.lives.judge(now, matched, [ids[t] for t in match.unmatched], frames)
         begun = _Begun(label, list(range(self._next, self._next + len(new))), new)
         self._next += len(new)
         for id, row in zip(begun.ids, new, strict=True):
@@ -172,8 +171,8 @@ class MemoryFollower:
             for t, d in match.sure.items()
             if presence[there[t]] > s.sure_presence and ids[t] not in gone
         ]
-        adopted = {there[t]: rows[d] for d, t in own if ids[t] not in gone}
-        return begun, sure, adopted
+        own = {there[t]: rows[d] for t, d in match.own.items() if ids[t] not in gone}
+        return _Said(begun, sure, own)
 
     def _admit(self, found: Instances, rows: Sequence[int], match: Matches) -> list[int]:
         """Rows of the detections that may begin objects."""

@@ -143,7 +143,12 @@ class TrackSettings:
         counts = ("recondition", "release", "hotstart", "confirm", "forget", "fill")
         if self.adopt is not None:
             shares = (*shares, "adopt")
-        check(self, (*shares, "sure_score", "sure_overlap", "occlusion", "shrink"), counts, ("objects",))
+        check(
+            self,
+            (*shares, "sure_score", "sure_overlap", "occlusion", "shrink"),
+            counts,
+            ("objects",),
+        )
         if self.hotstart:
             for name in ("hotstart_unmatched", "hotstart_doubles"):
                 if not 1 <= getattr(self, name) <= self.hotstart:
