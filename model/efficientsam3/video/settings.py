@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import EfficientSam3Error
@@ -44,9 +45,9 @@ class MaskSettings:
 
 def check(
     settings: object,
-    shares: tuple[str, ...] = (),
-    counts: tuple[str, ...] = (),
-    least_one: tuple[str, ...] = (),
+    shares: Sequence[str] = (),
+    counts: Sequence[str] = (),
+    least_one: Sequence[str] = (),
 ) -> None:
     """Raise TrackError where a share is outside [0, 1], or a count is none."""
     for name in shares:
@@ -139,16 +140,12 @@ class TrackSettings:
     masks: MaskSettings = field(default_factory=MaskSettings)
 
     def __post_init__(self) -> None:
-        shares: tuple[str, ...] = ("detection", "nms", "begin", "edge", "match", "support")
-        counts = ("recondition", "release", "hotstart", "confirm", "forget", "fill")
+        shares = ["detection", "nms", "begin", "edge", "match", "support", "sure_score"]
+        shares += ["sure_overlap", "occlusion", "shrink"]
         if self.adopt is not None:
-            shares = (*shares, "adopt")
-        check(
-            self,
-            (*shares, "sure_score", "sure_overlap", "occlusion", "shrink"),
-            counts,
-            ("objects",),
-        )
+            shares.append("adopt")
+        counts = ("recondition", "release", "hotstart", "confirm", "forget", "fill")
+        check(self, shares, counts, ("objects",))
         if self.hotstart:
             for name in ("hotstart_unmatched", "hotstart_doubles"):
                 if not 1 <= getattr(self, name) <= self.hotstart:
