@@ -52,7 +52,7 @@ def save(folder: Path, step: int, content: Mapping[str, Any], keep: int) -> Path
             os.fsync(file.fileno())
         _fsync(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        reason = _first_line(error.__context__ or error)
+        reason = _first_line(_cause(error))
         older = before[max(before)] if before else None
         kept = (
             f"{older.name}, of step {max(before)}, is whole" if older else "none was saved before"
@@ -135,6 +135,13 @@ def _fsync(folder: Path) -> None:
 
 def _free(folder: Path) -> str:
     return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB" if folder.exists() else "?"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the system said first: torch's own errors follow from it, one or more."""
+    while not isinstance(error, OSError) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -50,6 +50,23 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert list(checkpoint.saved(tmp_path)) == [9_999_999, 10_000_000]
 
 
+def test_the_first_of_many_errors_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch closes its archive after a short write, and fails at that again."""
+
+    def twice(content: object, file: object) -> None:
+        try:
+            try:
+                raise OSError(28, "No space left on device")
+            finally:
+                raise RuntimeError("unexpected pos 832 vs 726")
+        finally:
+            raise RuntimeError("unexpected pos 833 vs 727")
+
+    monkeypatch.setattr(torch, "save", twice)
+    with pytest.raises(CheckpointError, match=r"could not be written .*No space left"):
+        checkpoint.save(tmp_path, 10, CONTENT, keep=1)
+
+
 def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     older = checkpoint.save(tmp_path, 5, CONTENT, keep=1)
     with (
