@@ -381,7 +381,7 @@ def alone_boxes(run: Run) -> tuple[Task, LoopSettings]:
     """Its heads learn boxes as the teacher's did."""
     o: Options = run.options
     return _boxes(o, student_config(o), run.weights("alone-names")), quick(
-        o, steps=500, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
+        o, steps=400, lr=1e-3, min_lr=1e-3, warmup=50, parts=NEW
     )
 
 
@@ -390,7 +390,7 @@ def alone(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = student_config(o)
     net = load(fresh(config, o.seed), run.weights("alone-boxes"))
-    settings = watched(o, steps=2000, lr=4e-4, min_lr=1e-5)
+    settings = watched(o, steps=1600, lr=4e-4, min_lr=1e-5)
     return _whole(o, config, net, MOSTLY), settings
 
 
