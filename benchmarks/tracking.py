@@ -421,6 +421,7 @@ def measure(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> li
     """A line of each clip; those of an earlier run with the same numbers are taken over."""
     identity = {
         "weights": {kind: weights_digest(model) for kind, model in models.items()},
+        "memories": {kind: dataclasses.asdict(m.config.memory) for kind, m in models.items()},
         "frames": options.frames,
         "size": options.size,
         "phrases": PHRASES,

@@ -64,6 +64,8 @@ class MemoryConfig:
                 "a memory has 1 or more layers of either kind and 0 or more latents and cells; "
                 f"got {self}"
             )
+        if not 0 <= self.adopt <= 1:
+            raise ValueError(f"adopt is an IoU between 0 and 1; got {self.adopt}")
 
     @property
     def perceives(self) -> bool:

@@ -18,7 +18,7 @@ from ..evaluate.overlap import mask_iou
 from ..nn.detector import Detector
 from .data.sample import TrainingSample
 from .errors import DataError
-from .held_out import THRESHOLD, ask, scores_of, sure
+from .held_out import THRESHOLD, asked, scores_of
 
 SHIFTS = tuple(round(0.25 * i, 2) for i in range(-8, 9))
 """Of the presence logit, that are tried."""
@@ -50,20 +50,13 @@ def calibrate(
     """
     tried = sorted({0.0, *shifts}, key=abs)
     totals = {shift: ConceptScore(THRESHOLD) for shift in tried}
-    for sample in samples:
-        queries = sure(sample)
-        if not queries:
-            continue
-        if sample.masks is None:
-            raise DataError(f"{sample.key} has no masks, by which presence is calibrated")
-        answers = ask(net, config, sample, queries)
+    for answers, truths in asked(net, config, samples):
         most = answers._replace(scores=scores_of(answers.answer, max(tried)))
-        truth = sample.masks_at(4 * config.grid).numpy() > 0.5
-        for row, query in enumerate(queries):
+        for row, truth in enumerate(truths):
             # Presence is common to all queries of a phrase: what a lower one finds is the
             # beginning of what a higher one does.
             masks, scores = most.masks(net, row)
-            overlap = mask_iou((masks > 0).numpy(), truth[list(query.objects)])
+            overlap = mask_iou((masks > 0).numpy(), truth)
             present = answers.answer.presence[row].float().cpu()
             alone = scores / (present + max(tried)).sigmoid()
             for shift, total in totals.items():

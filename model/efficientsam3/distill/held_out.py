@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ from .errors import DataError
 
 SHOWN = ("cgF1", "pmF1", "IL_MCC", "cgF1@50", "IL_precision", "IL_recall", "recall", "precision")
 THRESHOLD = 0.5
+
+Masks = npt.NDArray[np.bool_]
 
 
 class Answers(NamedTuple):
@@ -77,6 +81,25 @@ def sure(sample: TrainingSample) -> list[PhraseQuery]:
     ]
 
 
+def asked(
+    net: Detector, config: ModelConfig, samples: Iterable[TrainingSample]
+) -> Iterator[tuple[Answers, list[Masks]]]:
+    """Ask all that is sure: answers, and for each phrase its true masks (M, cells, cells), bool.
+
+    Raises:
+        DataError: a sample without masks.
+    """
+    for sample in samples:
+        queries = sure(sample)
+        if not queries:
+            continue
+        if sample.masks is None:
+            raise DataError(f"{sample.key} has no masks, by which what is held out is judged")
+        answers = ask(net, config, sample, queries)
+        truth = sample.masks_at(4 * config.grid).numpy() > 0.5
+        yield answers, [truth[list(query.objects)] for query in queries]
+
+
 @torch.no_grad()
 def score(
     net: Detector, config: ModelConfig, samples: SampleSource | Sequence[TrainingSample]
@@ -89,16 +112,8 @@ def score(
         DataError: a sample without masks.
     """
     total = ConceptScore(THRESHOLD)
-    for index in range(len(samples)):
-        sample = samples[index]
-        queries = sure(sample)
-        if not queries:
-            continue
-        if sample.masks is None:
-            raise DataError(f"{sample.key} has no masks, by which what is held out is judged")
-        answers = ask(net, config, sample, queries)
-        truth = sample.masks_at(4 * config.grid).numpy() > 0.5
-        for row, query in enumerate(queries):
+    for answers, truths in asked(net, config, (samples[i] for i in range(len(samples)))):
+        for row, truth in enumerate(truths):
             masks, scores = answers.masks(net, row)
-            total.add((masks > 0).numpy(), scores.numpy(), truth[list(query.objects)])
+            total.add((masks > 0).numpy(), scores.numpy(), truth)
     return {k: v for k, v in total.figures().items() if k in SHOWN}

@@ -40,7 +40,9 @@ def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSetting
     new = (scores >= settings.begin) & ~of.any(1)
     sure = (scores >= settings.sure_score) & ~new & (overlap.max(1) >= settings.sure_overlap)
     best = overlap.argmax(1)
-    own = {t: d for d, t in one_to_one(overlap, settings.adopt)} if settings.adopt else {}
+    own: dict[int, int] = {}
+    if settings.adopt:
+        own = {t: d for d, t in assign(np.where(overlap >= settings.adopt, overlap, 0))}
     supported = np.asarray((overlap >= settings.support).any(0))
     supported[list(own)] = True
     return Matches(
@@ -52,13 +54,13 @@ def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSetting
     )
 
 
-def one_to_one(overlap: Array, least: float) -> list[tuple[int, int]]:
-    """Pairs of detections and objects of the greatest overlap in all, none below ``least``."""
+def assign(score: Array) -> list[tuple[int, int]]:
+    """Pairs of rows and columns of the best sum of scores, each more than 0."""
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(np.where(overlap >= least, overlap, 0.0), maximize=True)
+    rows, columns = linear_sum_assignment(score, maximize=True)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-    return [(d, t) for d, t in pairs if overlap[d, t] >= least]
+    return [(i, j) for i, j in pairs if score[i, j] > 0]
 
 
 def strongest(rows: list[int], scores: Array, most: int) -> list[int]:

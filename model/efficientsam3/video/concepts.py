@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -390,8 +390,6 @@ def _follower(
     from .bank import MemorySettings
     from .memory import MemoryTracker
 
-    if settings.adopt is None:
-        settings = replace(settings, adopt=model.config.memory.adopt)
     return MemoryFollower(MemoryTracker(model, MemorySettings(mask_size="memory")), settings)
 
 

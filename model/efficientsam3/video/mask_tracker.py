@@ -6,12 +6,13 @@ overlap best (Hungarian); what is left goes to tracks of a like shape near by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..types import Array, BitPatch, Instances, LogitPatch, Patch, join
+from .association import assign
 from .cells import Cells, cells_of, iou, overlaps
 from .settings import MaskSettings, TrackError
 
@@ -180,7 +181,7 @@ class MaskTracker:
                     [expected[i] for i in rows],
                     [cells[j] for j in columns],
                 )
-                for i, j in _assign(score):
+                for i, j in assign(score):
                     pairs.append((tracks[rows[i]], columns[j]))
                     waiting.discard(rows[i])
                     free.discard(columns[j])
@@ -230,15 +231,6 @@ class MaskTracker:
         unseen = abs(frame - track.frame)
         # What was never confirmed was noise, as soon as it is missed.
         return unseen <= self.settings.forget and not (track.id == NONE and track.missed)
-
-
-def _assign(score: Array) -> Iterator[tuple[int, int]]:
-    """Pairs of the best sum of scores, each more than 0."""
-    from scipy.optimize import linear_sum_assignment
-
-    for i, j in zip(*linear_sum_assignment(score, maximize=True), strict=True):
-        if score[i, j] > 0:
-            yield int(i), int(j)
 
 
 def _carry(found: Instances, way: Array) -> Instances:

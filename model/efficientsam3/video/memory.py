@@ -96,6 +96,11 @@ class MemoryTracker:
         return list(self._banks)
 
     @property
+    def adopt(self) -> float:
+        """``TrackSettings.adopt`` that suits the weights."""
+        return self.model.config.memory.adopt
+
+    @property
     def nbytes(self) -> int:
         """Bytes that all memories hold."""
         return sum(bank.nbytes for bank in self._banks.values())

@@ -7,7 +7,7 @@ concept only. What costs is shared: the frame is read once, all objects go throu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,6 +85,8 @@ class MemoryFollower:
     """
 
     def __init__(self, engine: MemoryTracker, settings: TrackSettings) -> None:
+        if settings.adopt is None:
+            settings = replace(settings, adopt=engine.adopt)
         self.engine, self.settings = engine, settings
         self.lives = Lives(settings)
         self._next = 0

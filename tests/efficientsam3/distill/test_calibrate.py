@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from efficientsam3.build import ModelConfig
-from efficientsam3.distill import calibrate as calibration
 from efficientsam3.distill import held_out
 from efficientsam3.distill.calibrate import calibrate
 from efficientsam3.distill.data.sample import PhraseQuery, TrainingSample
@@ -51,7 +50,6 @@ def shy(monkeypatch: pytest.MonkeyPatch) -> tuple[ModelConfig, Detector]:
         image = SimpleNamespace(grid=(8, 8))
         return Answers(image, answer, scores_of(answer))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(calibration, "ask", answered)
     monkeypatch.setattr(held_out, "ask", answered)
     return config, net
 

@@ -106,6 +106,8 @@ def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Fra
 class ScriptedMemory:
     """A memory tracker that sees what ``see(frame, id)`` says: logits (h, w), and a presence."""
 
+    adopt = 0.0
+
     def __init__(self, see: Callable[[int, int], tuple[Array, float]] | None = None) -> None:
         if see is not None:
             self.see = see

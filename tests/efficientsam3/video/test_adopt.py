@@ -13,8 +13,9 @@ from torch import Tensor
 from efficientsam3.build import MemoryConfig
 from efficientsam3.image import ImageModel
 from efficientsam3.types import Array, Instances
-from efficientsam3.video.association import one_to_one
+from efficientsam3.video.association import associate
 from efficientsam3.video.concepts import ConceptTracker, TrackedFrame
+from efficientsam3.video.memory import MemoryTracker
 from efficientsam3.video.settings import TrackError, TrackSettings
 
 from ..distill.clips import tiny_tracker
@@ -124,17 +125,25 @@ def test_two_objects_share_no_detection() -> None:
 
 def test_pairs_have_the_greatest_overlap_in_all() -> None:
     overlap = np.array([[0.6, 0.5, 0.0], [0.55, 0.05, 0.0]])
-    assert one_to_one(overlap, 0.1) == [(0, 1), (1, 0)]
-    assert one_to_one(overlap, 0.52) == [(0, 0)]
-    assert one_to_one(np.zeros((0, 2)), 0.1) == []
+    scores, seen = np.full(2, 0.9), np.ones(3, bool)
+
+    def own(adopt: float) -> dict[int, int]:
+        return associate(overlap, scores, seen, TrackSettings(adopt=adopt)).own
+
+    assert own(0.1) == {1: 0, 0: 1}
+    assert own(0.52) == {0: 0}
+    assert own(0.0) == {}
 
 
 def test_what_is_adopted_is_a_share() -> None:
     with pytest.raises(TrackError, match=r"adopt is between 0 and 1; got 1.5"):
         TrackSettings(adopt=1.5)
+    with pytest.raises(ValueError, match=r"adopt is an IoU between 0 and 1; got -0.5"):
+        MemoryConfig(adopt=-0.5)
 
 
-def test_a_model_says_what_is_best_for_its_memory() -> None:
+@pytest.mark.parametrize("way", [lambda _: "memory", MemoryTracker], ids=["named", "given"])
+def test_a_model_says_what_is_best_for_its_memory(way: Any) -> None:
     config, net = tiny_tracker(memory=MemoryConfig(adopt=0.01))
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     there = instances([block(10, 10, 20, 20, (48, 64))], "dog", size=(48, 64))
@@ -142,8 +151,7 @@ def test_a_model_says_what_is_best_for_its_memory() -> None:
     def second(settings: TrackSettings) -> Array:
         """The second frame's mask."""
         model = ImageModel("tiny", config, lambda: net, device="cpu", dtype="float32")
-        tracker = ConceptTracker(model, "dog", settings=settings)
-        assert tracker.tracker == "memory"
+        tracker = ConceptTracker(model, "dog", tracker=way(model), settings=settings)
         tracker.step(image, there)
         shown = tracker.step(image, there)[0].instances
         return shown.mask(0) if len(shown) else np.zeros((48, 64), bool)

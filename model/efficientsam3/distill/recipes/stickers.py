@@ -2,9 +2,10 @@
 
 A teacher with a small ViT learns from scratch: names ("names", "scales"), then to ground ("boxes",
 "heads", "teacher"). A student's encoders are distilled from it ("image", "text", then "prompts":
-prompt in the loop), and the student is fine-tuned whole ("student"). For comparison the same
-student learns without a teacher ("alone-names", "alone-boxes", "alone"), for as long as all of the
-student's stages took.
+prompt in the loop), and the student is fine-tuned whole ("student"), then without its image encoder
+("longer"), and its presence calibrated ("calibrate"). For comparison the same
+student learns without a teacher ("alone-names", "alone-boxes", "alone"), for as long as the
+student's stages up to that took.
 """
 
 from __future__ import annotations
