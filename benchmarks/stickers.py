@@ -49,7 +49,7 @@ from efficientsam3.scenes.compose import Scene, World
 from efficientsam3.scenes.concepts import SPLITS
 from efficientsam3.scenes.files import choose
 from efficientsam3.scenes.phrases import Query
-from efficientsam3.weights import count_parameters, load_folder, replacing
+from efficientsam3.weights import count_parameters, replacing
 
 SHOWN = {
     "seen": "seen things and styles",
@@ -87,7 +87,6 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
     o = stickers.Options(**known)
     done = {f.parent.name for f in folder.glob("*/weights.safetensors")}
     last = folder / "calibrate" / "model"
-    done |= {"calibrate"} if last.is_dir() else set()
     run = Run(stickers.RECIPE, folder, "benchmark", o, frozenset(done))
     small, large = stickers.student_config(o), stickers.teacher_config(o)
 
@@ -102,7 +101,7 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
         ("student, stage 1", small, lambda: stickers.student(run), {"teacher", "image", "text"}),
         ("student, prompt in the loop", small, prompted, {"teacher", "image", "text", "prompts"}),
         ("student, stage 3", small, lambda: whole(small, "student"), {"student"}),
-        ("student, longer, calibrated", small, lambda: load_folder(last)[2], {"calibrate"}),
+        ("student, longer", small, lambda: whole(small, "longer"), {"longer"}),
         ("student without a teacher", small, lambda: whole(small, "alone"), {"alone"}),
     ]
 
@@ -110,11 +109,14 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
         net = make().eval().requires_grad_(False)
         return ImageModel(name, config, lambda: net, **options)
 
-    return {
+    models = {
         name: functools.partial(load, name, config, make)
         for name, config, make, needed in made
         if needed <= done
     }
+    if last.is_dir():
+        models["student, finer, calibrated"] = functools.partial(es3.load, str(last), **options)
+    return models
 
 
 class MeanText:

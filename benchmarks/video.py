@@ -56,20 +56,21 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 # What is seen -----------------------------------------------------------------------------------
 
 
-def squares(t: int) -> list[tuple[int, int, int, int]]:
-    """Boxes of the squares in frame ``t``, xyxy."""
+def squares(t: int, count: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Boxes of the first ``count`` squares in frame ``t``, xyxy."""
     out = []
-    for top, side, speed in SQUARES:
+    for top, side, speed in SQUARES[:count]:
         room = SIZE[1] - side
         left = abs((speed * t) % (2 * room) - room)
         out.append((left, top, left + side, top + side))
     return out
 
 
-def masks(t: int) -> torch.Tensor:
-    """(3, H, W) bool."""
-    out = torch.zeros(len(SQUARES), *SIZE, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(out, squares(t), strict=True):
+def masks(t: int, count: int | None = None) -> torch.Tensor:
+    """(squares, H, W) bool."""
+    boxes = squares(t, count)
+    out = torch.zeros(len(boxes), *SIZE, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(out, boxes, strict=True):
         mask[y0:y1, x0:x1] = True
     return out
 
@@ -90,9 +91,11 @@ def write_film(path: Path, frames: int) -> None:
 
 
 class Watcher(es3.ImageModel):
-    """A model that sees the squares. ``real``: it encodes each frame, or only the first."""
+    """A model that sees the squares, or the first ``count``. ``real``: it encodes each frame, or
+    only the first."""
 
     real = False
+    count: int | None = None
     t = -1
     _first: es3.EncodedImage | None = None
 
@@ -105,10 +108,10 @@ class Watcher(es3.ImageModel):
         return self._first
 
     def segment(self, image: Any, concepts: Any = None, **options: Any) -> Instances:
-        patches = [BitPatch.cut(mask.numpy()) for mask in masks(self.t)]
+        patches = [BitPatch.cut(mask.numpy()) for mask in masks(self.t, self.count)]
         scores = np.full(len(patches), 0.9, np.float32)
         return Instances(
-            boxes=np.array(squares(self.t), np.float32),
+            boxes=np.array(squares(self.t, self.count), np.float32),
             scores=scores,
             presence=scores,
             labels=["square"] * len(patches),
@@ -208,7 +211,7 @@ def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from efficientsam3.video.track import ConceptTracker
 
     watcher = Watcher.from_config(config_of(arguments.model), device="cpu", dtype="float32")
-    watcher.real = arguments.encoder == "real"
+    watcher.real, watcher.count = arguments.encoder == "real", arguments.squares
     engine = Steered(watcher)
     rows: list[dict[str, float]] = []
     clock = CLOCKS[arguments.clock]
@@ -261,6 +264,7 @@ def memory(arguments: argparse.Namespace) -> None:
         command += ["--threads", str(arguments.threads or torch.get_num_threads())]
         command += ["memory", "--film", str(film)]
         command += ["--encoder", arguments.encoder, "--model", arguments.model]
+        command += ["--squares", str(arguments.squares)]
         command += ["--marks", *map(str, arguments.marks)]
         command += [] if arguments.pictures else ["--no-pictures"]
         environment = {**os.environ, **(TIGHT if arguments.allocator == "tight" else {})}
@@ -423,6 +427,7 @@ def main(given: Sequence[str] | None = None) -> None:
     one.add_argument("--marks", type=int, nargs="+", default=[100, 1000, 5000], help="frames")
     one.add_argument("--encoder", choices=["stub", "real"], default="stub")
     one.add_argument("--model", help="default: tiny, with the real encoder stickers")
+    one.add_argument("--squares", type=int, default=len(SQUARES), help="objects to follow")
     one.add_argument("--allocator", choices=["tight", "plain"], default="tight")
     one.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing")
     one.add_argument("--film", type=Path, help=argparse.SUPPRESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -193,15 +194,25 @@ def test_the_stages_of_a_run_are_models(
     assert set(bench.stages(tmp_path, how)) == {"teacher", "student, stage 1"}
     trained("prompts", "student_config", 4, "trunk.")
     trained("student", "student_config", 5)
-    trained("alone", "student_config", 6)
+    trained("longer", "student_config", 6)
+    trained("alone", "student_config", 7)
+    # What is kept reads images of another size: the folder says so, not the recipe.
+    kept = es3.ImageModel.from_config(
+        dataclasses.replace(makers["student_config"](None), resolution=168, grid=12)
+    )
+    kept.save(tmp_path / "calibrate" / "model")
     (tmp_path / "recipe.json").write_text(json.dumps({"options": {"seed": 3, "unknown": 1}}))
-    models = {name: load().learned() for name, load in bench.stages(tmp_path, how).items()}
+    loaded = {name: load() for name, load in bench.stages(tmp_path, how).items()}
+    assert loaded["student, finer, calibrated"].config.resolution == 168
+    models = {name: model.learned() for name, model in loaded.items()}
     assert list(models) == [
         "teacher",
         "student, stage 1",
         "student, prompt in the loop",
         "student, stage 3",
+        "student, longer",
         "student without a teacher",
+        "student, finer, calibrated",
     ]
     states = {name: net.state_dict() for name, net in models.items()}
     decoder, trunk = "decoder.norm.weight", "trunk.head.0.weight"

@@ -53,14 +53,15 @@ def test_teacher_and_student_share_their_heads() -> None:
 def test_every_stage_runs_and_leaves_models(art: Art, tmp_path: Path) -> None:
     recipe = find_recipe("stickers")
     words = {"resolution": "84", "batch": "2", "held_out": "1", "grounds": "12"}
-    words |= {"calibration": "3", "longer.warmup": "0"}
+    words |= {"fine": "168", "calibration": "3", "longer.warmup": "0", "finer.warmup": "0"}
     record = run_recipe(recipe, tmp_path / "run", Asked(steps=1, words=words))
     assert [name for name, entry in record["stages"].items() if entry["done"]] == [
         stage.name for stage in recipe.stages
     ]
     image = np.zeros((60, 80, 3), np.uint8)
-    for stage in ("teacher", "student", "longer", "calibrate", "alone"):
+    for stage in ("teacher", "student", "longer", "finer", "calibrate", "alone"):
         model = es3.load(str(tmp_path / "run" / stage / "model"), device="cpu")
+        assert model.config.resolution == (168 if stage in ("finer", "calibrate") else 84)
         assert model.abilities == {"concepts", "exemplars", "masks"}
         assert model.segment(image, ["dog"]).size == (60, 80)
     read = {
@@ -68,14 +69,21 @@ def test_every_stage_runs_and_leaves_models(art: Art, tmp_path: Path) -> None:
         for stage, file in (
             ("student", "weights.safetensors"),
             ("longer", "weights.safetensors"),
+            ("finer", "weights.safetensors"),
             ("calibrate", "model/model.safetensors"),
         )
     }
-    moved = [k for k, w in read["student"].items() if not torch.equal(w, read["longer"][k])]
-    assert moved
-    assert not any(k.startswith("trunk.") for k in moved)
+
+    def moved(before: str, after: str) -> set[str]:
+        """Parts that a stage has changed."""
+        pairs = ((key, weight, read[after][key]) for key, weight in read[before].items())
+        return {key.split(".")[0] for key, old, new in pairs if not torch.equal(old, new)}
+
+    assert {"neck", "text", "decoder"} <= moved("student", "longer")
+    assert "trunk" not in moved("student", "longer")
+    assert {"trunk", "neck", "text", "decoder"} <= moved("longer", "finer")
     told = json.loads((tmp_path / "run" / "calibrate" / "calibration.json").read_text())
     last = "decoder.presence_token_head.layers.2.bias"
     for key, weight in read["calibrate"].items():
-        before = read["longer"][key]
+        before = read["finer"][key]
         torch.testing.assert_close(weight, before + told["shift"] if key == last else before)
