@@ -125,6 +125,15 @@ def track(
     rate: Annotated[
         float | None, typer.Option(help="Frames a second, for images, which have no times.")
     ] = None,
+    newest: Annotated[
+        bool | None,
+        typer.Option(
+            "--newest/--every-frame",
+            help="Pass over frames that come while one is worked on: so cameras and broadcasts "
+            "are read if nothing is said, and files whole.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on with a run that was stopped.")
     ] = True,
@@ -151,7 +160,7 @@ def track(
     # The reader tells what it could not read, and it is said at the end.
     logging.getLogger("efficientsam3.video.frames").addHandler(logging.NullHandler())
     place: Any = int(source) if source.isdecimal() and not Path(source).exists() else source
-    read = partial(read_frames, place, stop=stop, stride=stride, rate=rate)
+    read = partial(read_frames, place, stop=stop, stride=stride, rate=rate, newest=newest)
     reader = read(start=start)
     info, total = reader.info, reader.expected
     targets = _targets(info, json_file, Outputs(out, mot, coco, veval, sheet))
@@ -173,6 +182,7 @@ def track(
         "start": start,
         "stride": stride,
         "rate": rate,
+        "newest": newest,
     }
     video = {"name": info.name, "rate": info.rate, "frames": info.frames, "concepts": concepts}
     with stoppable(), ExitStack() as files:
@@ -220,6 +230,9 @@ def track(
             stopped = True
         finally:
             pictures.close()
+        if reader.passed:
+            passed = cli._count(reader.passed, "frame")
+            cli._say(f"{passed} came while others were worked on, and were passed over")
         for sentence in reader.trouble:
             cli._say(sentence, "yellow")
         _say_done(journal, _write(targets, truth))

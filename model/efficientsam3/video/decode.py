@@ -29,6 +29,8 @@ PATIENCE = 15.0
 """Seconds without an answer after which an address counts as dead."""
 SLACK = 0.25
 """Seconds by which a file may end before the time that it gives, as many do that are whole."""
+BROADCASTS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "rtp://", "udp://", "srt://")
+"""Addresses that send whether one reads or not; a server waits where a file is fetched."""
 GRABBERS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -68,7 +70,8 @@ def open_video(
     if marks is not None and not _seek(container, marks):
         container.close()
         container, marks = av.open(name), None
-    return _start(container, name if live else Path(name).name, tell, live, marks)
+    waits = not (live and name.lower().startswith(BROADCASTS))
+    return _start(container, name if live else Path(name).name, tell, live, waits, marks)
 
 
 def open_camera(number: int, tell: Tell) -> tuple[VideoInfo, Iterator[Waiting]]:
@@ -82,7 +85,7 @@ def open_camera(number: int, tell: Tell) -> tuple[VideoInfo, Iterator[Waiting]]:
         raise VideoError(
             f"camera {number} ({device}) cannot be opened: {_reason(error)}. Is it there, and free?"
         ) from error
-    return _start(container, f"camera {number}", tell, True)
+    return _start(container, f"camera {number}", tell, live=True, waits=False)
 
 
 def _no_video(name: str, error: Exception) -> str:
@@ -100,7 +103,12 @@ def _reason(error: Exception) -> str:
 
 
 def _start(
-    container: InputContainer, name: str, tell: Tell, live: bool, marks: Marks | None = None
+    container: InputContainer,
+    name: str,
+    tell: Tell,
+    live: bool,
+    waits: bool,
+    marks: Marks | None = None,
 ) -> tuple[VideoInfo, Iterator[Waiting]]:
     if not container.streams.video:
         contents = _contents(container)
@@ -119,6 +127,7 @@ def _start(
         rate=rate,
         size=None if first is None else _size(first),
         live=live,
+        waits=waits,
     )
     return info, _waiting(first, frames, marks)
 

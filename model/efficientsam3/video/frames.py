@@ -51,7 +51,7 @@ class VideoInfo:
 
     frames: as the container says, which can be more than decode. rate: frames a second, the mean
     where it varies. size: (height, width), upright. live: a camera or an address, which cannot be
-    read a second time.
+    read a second time. waits: until the next frame is asked for; cameras and broadcasts do not.
     """
 
     name: str
@@ -59,6 +59,7 @@ class VideoInfo:
     rate: float | None = None
     size: tuple[int, int] | None = None
     live: bool = False
+    waits: bool = True
 
 
 class Waiting(NamedTuple):
@@ -77,13 +78,24 @@ class FrameReader(Iterator[Frame]):
         trouble: what could not be read, in sentences; the log has them as warnings. Frames around
             it are given as if it were not there.
         lost: how many pictures, or packets of a video, could not be read.
+        passed: how many frames came while others were worked on, and were passed over.
     """
 
-    def __init__(self, source: Any, picked: slice, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        source: Any,
+        picked: slice,
+        rate: float | None = None,
+        newest: bool | None = None,
+    ) -> None:
         self.start, self.stop, self.stride = picked.start, picked.stop, picked.step
         self.trouble: list[str] = []
         self.lost = 0
         self.info, self._frames = self._open(source)
+        if newest or (newest is None and not self.info.waits):
+            from .newest import Newest
+
+            self._frames = Newest(self._frames, self._wanted)
         if rate is not None:
             self.info = replace(self.info, rate=rate)
         self._rate = rate
@@ -98,13 +110,22 @@ class FrameReader(Iterator[Frame]):
         end = self.info.frames if self.stop is None else min(self.stop, self.info.frames)
         return len(range(self.start, end, self.stride))
 
+    @property
+    def passed(self) -> int:
+        return getattr(self._frames, "passed", 0)
+
+    def _wanted(self, number: int) -> bool:
+        """Whether a frame is one of those picked, or ends them."""
+        after = number - self.start
+        return (after >= 0 and not after % self.stride) or number == self.stop
+
     def __next__(self) -> Frame:
         while not self._ended:
             waiting = next(self._frames, None)
             if waiting is None or (self.stop is not None and waiting.number >= self.stop):
                 self.close()
                 break
-            if waiting.number < self.start or (waiting.number - self.start) % self.stride:
+            if not self._wanted(waiting.number):
                 self._read = True
                 continue
             try:
@@ -209,6 +230,7 @@ def read_frames(
     stop: int | None = None,
     stride: int = 1,
     rate: float | None = None,
+    newest: bool | None = None,
 ) -> FrameReader:
     """Read frames lazily: constant memory, whatever the length.
 
@@ -219,6 +241,9 @@ def read_frames(
             arrays in RGB, tensors) or of ``Frame``, which keep their index and time.
         start, stop, stride: which frames, by their number in the source, as in ``range``.
         rate: frames a second. For sources without times; it takes the place of a file's own.
+        newest: pass over frames that come while one is worked on, so that what is seen is never
+            old. Frames keep their numbers and times. The default: for cameras and broadcasts
+            (rtsp, rtmp, rtp, udp, srt), which do not wait; what waits is read whole.
 
     Returns:
         An iterator that also knows the source: ``.info``, ``.expected``, and ``.trouble``, in
@@ -234,7 +259,7 @@ def read_frames(
         )
     if rate is not None and not 0 < rate < 1e6:
         raise VideoError(f"a rate is a number of frames a second; got {rate}")
-    return FrameReader(source, slice(start, stop, stride), rate)
+    return FrameReader(source, slice(start, stop, stride), rate, newest)
 
 
 def _items(items: Iterable[Any]) -> Iterator[Waiting]:

@@ -31,7 +31,7 @@ class Shelf:
         self._source = source
         self._most, self._most_bytes = max(2, held), held_bytes
         self._held: OrderedDict[int, Frame] = OrderedDict()
-        self._reader: FrameReader = read_frames(source)
+        self._reader: FrameReader = read_frames(source, newest=False)
         self._next = 0  # no frame before this is still to come from the reader
         self.info = self._reader.info
         kept = isinstance(source, (str, os.PathLike, Sequence, np.ndarray, Tensor, Image.Image))

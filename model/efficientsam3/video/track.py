@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
 from .concepts import ConceptTracker, TrackedFrame
-from .frames import Frame, read_frames
+from .frames import FrameReader, read_frames
 from .settings import TrackSettings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def track(
     start: int = 0,
     stop: int | None = None,
     stride: int = 1,
+    newest: bool | None = None,
     keep_images: bool = False,
 ) -> Iterator[TrackedFrame]:
     """Follow every instance of some concepts through a video.
@@ -46,7 +47,8 @@ def track(
             detections; "auto": by memory where the weights have one.
         settings: thresholds and delays. threshold: the settings' ``detection`` alone.
         every: the detector runs on every n-th frame.
-        start, stop, stride: which frames of the source.
+        start, stop, stride: which frames of the source. newest: pass over those that come while
+            one is worked on; as cameras and broadcasts are read if nothing is said.
         keep_images: give the pixels with each frame.
 
     Yields:
@@ -71,10 +73,12 @@ def track(
                 "ConceptTracker and call add_exemplars for each"
             )
         follower.add_exemplars(boxes, box_labels, concept=names[0] if names else None)
-    return _run(follower, read_frames(source, start=start, stop=stop, stride=stride))
+    frames = read_frames(source, start=start, stop=stop, stride=stride, newest=newest)
+    return _run(follower, frames)
 
 
-def _run(follower: ConceptTracker, frames: Iterable[Frame]) -> Iterator[TrackedFrame]:
-    for frame in frames:
-        yield from follower.step(frame)
+def _run(follower: ConceptTracker, frames: FrameReader) -> Iterator[TrackedFrame]:
+    with frames:
+        for frame in frames:
+            yield from follower.step(frame)
     yield from follower.flush()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import http.server
+import itertools
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 import wave
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,13 @@ from efficientsam3.video.frames import Frame, FrameReader, read_frames
 from .films import number, picture, write_film
 
 FAST = {"movflags": "faststart"}  # the index comes first, as in what the web sends
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.005)
+    return true()
 
 
 def numbers(reader: FrameReader) -> list[int]:
@@ -298,13 +308,122 @@ def test_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = av.open
     monkeypatch.setattr(av, "open", device)
     monkeypatch.setattr(decode.sys, "platform", "linux")
-    reader = read_frames(2, stop=4)
+    reader = read_frames(2, stop=4, newest=False)
     assert opened == [("/dev/video2", "v4l2")]
+    assert not reader.info.waits
     assert reader.info.live and reader.info.name == "camera 2" and reader.expected == 4
     assert numbers(reader) == [0, 1, 2, 3]
     monkeypatch.undo()
     with pytest.raises(VideoError, match="camera 97"):
         read_frames(97)
+
+
+class Tap:
+    """A source that does not wait: it gives frames when told to, taken or not."""
+
+    def __init__(self, count: int = 100) -> None:
+        self.count, self.reached, self.closed = count, 0, threading.Event()
+        self._go = threading.Semaphore(0)
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        try:
+            for number in range(self.count):
+                self.reached = number  # those before have been taken over
+                self._go.acquire()
+                yield np.full((4, 4, 3), number, np.uint8)
+        finally:
+            self.closed.set()
+
+    def give(self, count: int) -> None:
+        """So many frames more."""
+        until = self.reached + count
+        self._go.release(count)
+        assert wait_until(lambda: self.reached >= until or self.closed.is_set())
+
+
+def test_the_newest_frame_of_a_source_that_does_not_wait() -> None:
+    tap = Tap()
+    reader = read_frames(tap(), newest=True)
+    tap._go.release()
+    seen = [next(reader)]
+    assert wait_until(lambda: tap.reached == 1)
+    for count in (4, 1, 14):
+        tap.give(count)
+        seen.append(next(reader))
+    assert [f.index for f in seen] == [0, 4, 5, 19]
+    assert [int(f.image[0, 0, 0]) for f in seen] == [0, 4, 5, 19], "numbers are those of the source"
+    assert reader.passed == 3 + 13
+    reader.close()
+    tap._go.release()
+    assert tap.closed.wait(10), "the source is let go of"
+    assert list(reader) == []
+
+
+def test_the_newest_frame_of_those_that_are_picked() -> None:
+    tap = Tap(12)
+    reader = read_frames(tap(), newest=True, start=2, stride=3, stop=10)
+    tap._go.release(3)
+    assert next(reader).index == 2
+    assert wait_until(lambda: tap.reached == 3)
+    tap.give(5)
+    assert next(reader).index == 5, "6 and 7 do not take its place"
+    tap.give(3)
+    assert list(reader) == [] and reader.passed == 1, "10 ends it, before 8 was asked for"
+    tap._go.release(20)
+    assert tap.closed.wait(10)
+
+
+def test_what_fails_in_a_source_that_does_not_wait_is_told() -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield np.zeros((4, 4, 3), np.uint8)
+        raise OSError("the plug was pulled")
+
+    reader = read_frames(frames(), newest=True)
+    with pytest.raises(OSError, match="the plug was pulled"):
+        list(reader)
+    assert list(reader) == []
+    unread = read_frames(frames(), newest=True)
+    unread.close()
+    assert list(unread) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sockets of that system wait otherwise")
+def test_a_broadcast_is_seen_as_it_is_now() -> None:
+    """MPEG over UDP, sent in real time to one who is much slower."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"udp://127.0.0.1:{free.getsockname()[1]}"
+    ended = threading.Event()
+
+    def send() -> None:
+        av = decode.need_av()
+        with av.open(f"{address}?pkt_size=1316", "w", format="mpegts") as container:
+            stream: Any = container.add_stream("libx264", rate=50)
+            stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5"}
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for number in itertools.count():
+                if ended.wait(0.02):
+                    return
+                image = np.full((48, 64, 3), number % 200, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with read_frames(address) as reader:
+            assert reader.info.live and not reader.info.waits
+            first, began = next(reader), time.monotonic()
+            for _ in range(5):
+                time.sleep(0.2)
+                frame = next(reader)
+            spent = time.monotonic() - began
+        assert reader.passed > 10
+        assert frame.time is not None and first.time is not None
+        # A reader that waits would be 5 frames on, which is 0.1 s.
+        assert frame.time - first.time > spent - 0.6
+    finally:
+        ended.set()
+        sender.join()
 
 
 # Images and iterables -------------------------------------------------------------------------
