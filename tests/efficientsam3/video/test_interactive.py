@@ -321,9 +321,9 @@ def test_going_back_opens_the_source_once_in_a_while(
     opened: list[int] = []
     read = module.read_frames
 
-    def counted(source: object, start: int = 0) -> object:
+    def counted(source: object, start: int = 0, **options: object) -> object:
         opened.append(start)
-        return read(source, start=start)
+        return read(source, start=start, **options)
 
     monkeypatch.setattr(module, "read_frames", counted)
     shelf = Shelf(clip * 5, held=11)
