@@ -75,6 +75,14 @@ def masks(t: int, count: int | None = None) -> torch.Tensor:
     return out
 
 
+def picture(t: int) -> Pixels:
+    """What frame ``t`` shows."""
+    image = np.full((*SIZE, 3), 90, np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(squares(t)):
+        image[y0:y1, x0:x1] = np.roll((230, 60, 30), i)
+    return image
+
+
 def write_film(path: Path, frames: int) -> None:
     import av
 
@@ -83,10 +91,7 @@ def write_film(path: Path, frames: int) -> None:
         (stream.height, stream.width), stream.pix_fmt = SIZE, "yuv420p"
         stream.options = {"preset": "ultrafast"}
         for t in range(frames):
-            image = np.full((*SIZE, 3), 90, np.uint8)
-            for i, (x0, y0, x1, y1) in enumerate(squares(t)):
-                image[y0:y1, x0:x1] = np.roll((230, 60, 30), i)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(t), "rgb24")))
         container.mux(stream.encode())
 
 
@@ -253,6 +258,15 @@ def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "tracks": tracks, "objects": most, "after": peak_memory()}
 
 
+def child(command: Sequence[str], *, tight: bool = True) -> dict[str, Any]:
+    """What a script measures in a process of its own. tight: memory that is freed is given back."""
+    environment = {**os.environ, **(TIGHT if tight else {})}
+    whole = [sys.executable, *command]
+    done = subprocess.run(whole, check=True, stdout=subprocess.PIPE, env=environment)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
 def memory(arguments: argparse.Namespace) -> None:
     if arguments.film is not None:  # the process that is measured
         print(json.dumps(follow_film(arguments.film, arguments)))
@@ -260,16 +274,14 @@ def memory(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder, "film.mp4")
         write_film(film, max(arguments.marks))
-        command = [sys.executable, __file__, "--clock", arguments.clock]
+        command = [__file__, "--clock", arguments.clock]
         command += ["--threads", str(arguments.threads or torch.get_num_threads())]
         command += ["memory", "--film", str(film)]
         command += ["--encoder", arguments.encoder, "--model", arguments.model]
         command += ["--squares", str(arguments.squares)]
         command += ["--marks", *map(str, arguments.marks)]
         command += [] if arguments.pictures else ["--no-pictures"]
-        environment = {**os.environ, **(TIGHT if arguments.allocator == "tight" else {})}
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    told = json.loads(done.stdout)
+        told = child(command, tight=arguments.allocator == "tight")
     table = Table(
         title=f"{arguments.model}, {arguments.encoder} encoder, {told['objects']} objects"
     )

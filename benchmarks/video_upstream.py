@@ -16,23 +16,17 @@ import argparse
 import contextlib
 import gc
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import video
 from PIL import Image
 from rich.table import Table
-
-from efficientsam3.benchmark import peak_memory
 
 SURE = 8.0
 """Logit of what is there, as steered."""
@@ -41,10 +35,7 @@ SURE = 8.0
 def write_frames(folder: Path, frames: int) -> None:
     """The film as pictures: upstream scales those rightly, and MP4 not."""
     for t in range(frames):
-        image = np.full((*video.SIZE, 3), 90, np.uint8)
-        for i, (x0, y0, x1, y1) in enumerate(video.squares(t)):
-            image[y0:y1, x0:x1] = np.roll((230, 60, 30), i)
-        Image.fromarray(image).save(folder / f"{t:05d}.jpg", quality=95)
+        Image.fromarray(video.picture(t)).save(folder / f"{t:05d}.jpg", quality=95)
 
 
 def build(checkout: Path) -> Any:
@@ -108,7 +99,7 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
             gc.collect()
             held = (video.in_use() - before) / max(arguments.marks)
             model.add_prompt(state, 0, text_str="square")
-            start, done, most = time.perf_counter(), 0, 0
+            done, most = 0, 0
             # What is counted is what was computed: results come out fifteen frames later.
             step = model._run_single_frame_inference
 
@@ -118,9 +109,7 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
                 done, most = done + 1, max(most, len(out["obj_id_to_mask"]))
                 if done in arguments.marks:
                     gc.collect()
-                    ms = (time.perf_counter() - start) / done * 1e3
-                    now = {"frames": done, "in use MiB": video.in_use(), "ms a frame": ms}
-                    rows.append({**now, "peak MiB": peak_memory()})
+                    rows.append({"frames": done, "in use MiB": video.in_use()})
                     print(rows[-1], file=sys.stderr)
                 return out
 
@@ -128,14 +117,6 @@ def theirs(arguments: argparse.Namespace) -> dict[str, Any]:
             for _ in model.propagate_in_video(state, 0, max(arguments.marks)):
                 pass
     return {"rows": rows, "held": held, "objects": most}
-
-
-def child(*words: str) -> dict[str, Any]:
-    """A process that is told to give back what it frees."""
-    command = [sys.executable, *words]
-    environment = {**os.environ, **video.TIGHT}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    return json.loads(done.stdout)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -152,6 +133,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.film is not None:  # the process that is measured
         print(json.dumps(theirs(arguments)))
         return
+    if not (arguments.upstream / "sam3" / "sam3").is_dir():
+        sys.exit(f"--upstream {arguments.upstream} is no checkout: it has no folder sam3/sam3")
     common = ["--marks", *map(str, arguments.marks), "--squares", str(arguments.squares)]
     threads = ["--threads", str(arguments.threads)]
     with tempfile.TemporaryDirectory() as folder:
@@ -160,14 +143,17 @@ def main(given: Sequence[str] | None = None) -> None:
         write_frames(frames, max(arguments.marks))
         video.write_film(film, max(arguments.marks))
         upstream = ["--upstream", str(arguments.upstream), "--film", str(frames)]
-        told = {"upstream": child(__file__, *upstream, *threads, *common)}
+        told = {"upstream": video.child([__file__, *upstream, *threads, *common])}
         ours = ["memory", "--film", str(film), "--model", "efficientsam3-tinyvit-11m"]
-        told["ours"] = child(video.__file__, *threads, *ours, "--no-pictures", *common)
+        told["ours"] = video.child([video.__file__, *threads, *ours, "--no-pictures", *common])
     table = Table(title=f"TinyViT-11M at 1008 px, {arguments.squares} objects: MiB in use")
     for title in ("frames", *told):
         table.add_column(title, justify="right")
     for rows in zip(*(one["rows"] for one in told.values()), strict=True):
         table.add_row(str(rows[0]["frames"]), *(f"{row['in use MiB']:,.1f}" for row in rows))
+    for name, one in told.items():
+        if one["objects"] != arguments.squares:
+            sys.exit(f"{name} followed {one['objects']} objects, not {arguments.squares}")
     growth = [grown(one["rows"]) for one in told.values()]
     table.add_row("each frame adds", *(f"{one:+.2f}" for one in growth))
     video.show(table)

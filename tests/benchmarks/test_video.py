@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from efficientsam3.build import MemoryConfig, tiny_config
 from efficientsam3.video.frames import read_frames
@@ -80,3 +82,42 @@ def test_a_model_of_the_table_is_found_by_its_name(bench: ModuleType) -> None:
     small = bench.config_of("efficientsam3-tinyvit-11m", MemoryConfig(2, 8, 8))
     assert (small.resolution, small.memory) == (1008, MemoryConfig(2, 8, 8))
     assert {"interactive", "interactive_neck", "memory"} <= set(small.parts)
+
+
+def test_upstream_is_compared_with_a_checkout(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    upstream = script("video_upstream")
+    with pytest.raises(SystemExit, match="is no checkout"):
+        upstream.main(["--upstream", str(tmp_path)])
+    upstream.write_frames(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000.jpg", "00001.jpg"]
+    rows = [{"frames": 4, "in use MiB": 10.0}, {"frames": 8, "in use MiB": 16.0}]
+    assert upstream.grown(rows) == 1.5
+
+
+def test_upstream_is_told_where_the_squares_are(script: Callable[[str], ModuleType]) -> None:
+    upstream = script("video_upstream")
+    calls = []
+
+    def detect(*, frame_idx: int) -> Any:
+        calls.append(frame_idx)
+        return {"pred_masks": torch.zeros(1, 5, 24, 32), "kept": frame_idx}, None
+
+    def follow(frame_idx: int) -> Any:
+        return torch.zeros(2, 24, 32), torch.zeros(2)
+
+    model = SimpleNamespace(
+        detector=SimpleNamespace(forward_video_grounding_multigpu=detect),
+        run_tracker_propagation=follow,
+    )
+    upstream.steer(model, 2)
+    for t in (0, 7):
+        found, _ = model.detector.forward_video_grounding_multigpu(frame_idx=t)
+        assert found["pred_masks"].shape == (1, 2, 24, 32) and found["kept"] == 0
+        masks, scores = model.run_tracker_propagation(t)
+        assert torch.equal(masks, found["pred_masks"][0]) and (scores > 0).all()
+        x0, y0, x1, y1 = found["pred_boxes_xyxy"][0, 0] * torch.tensor([32, 24, 32, 24])
+        area = (masks[0] > 0).sum()
+        assert abs(float((x1 - x0) * (y1 - y0)) / float(area) - 1) < 0.3
+    assert calls == [0], "features of the first frame stand for all"

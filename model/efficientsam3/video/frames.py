@@ -187,7 +187,8 @@ class FrameReader(Iterator[Frame]):
                 )
             return VideoInfo("the array", len(source)), _items(source)
         if isinstance(source, FrameReader):
-            return source.info, _items(source)
+            # What a reader passes over is its own affair: what it gives is all wanted.
+            return replace(source.info, waits=True), _items(source)
         if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
             return VideoInfo("the list", len(source)), _items(source)
         if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict, set)):

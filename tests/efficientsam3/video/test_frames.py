@@ -310,7 +310,7 @@ def test_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode.sys, "platform", "linux")
     reader = read_frames(2, stop=4, newest=False)
     assert opened == [("/dev/video2", "v4l2")]
-    assert not reader.info.waits
+    assert not reader.info.waits and read_frames(reader).info.waits
     assert reader.info.live and reader.info.name == "camera 2" and reader.expected == 4
     assert numbers(reader) == [0, 1, 2, 3]
     monkeypatch.undo()
