@@ -70,9 +70,11 @@ class LineFile(ABC):
             head = whole(first)
             if head is None:
                 return 0
+            end, second = len(first), file.readline()
+            if whole(second) is None:
+                return 0  # whatever run began it has done nothing yet
             self._same(head)
-            end = len(first)
-            for line in file:
+            for line in (second, *file):
                 record = whole(line)
                 if record is None:
                     break

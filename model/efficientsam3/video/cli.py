@@ -56,8 +56,18 @@ def track(
         ),
     ],
     concept: Annotated[
-        list[str], typer.Option("--concept", "-c", help="What to follow; again for more.")
-    ],
+        list[str] | None, typer.Option("--concept", "-c", help="What to follow; again for more.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="X0,Y0,X1,Y1 in pixels of the first frame: like this. With one --concept, or "
+            "alone; again for more."
+        ),
+    ] = None,
+    not_box: Annotated[
+        list[str] | None, typer.Option(help="X0,Y0,X1,Y1 in pixels: not like this.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -143,6 +153,9 @@ def track(
     Ctrl-C ends it with all files of what is done until then; the same command goes on from there.
     The tracker then watches 32 frames before the stop again, to know who is who.
 
+    Boxes need no words, where the weights have a video memory. A run with boxes that was stopped
+    is followed from its first frame again, where they are.
+
     Example: efficientsam3 track clip.mp4 -c person --out out.mp4 --mot out.txt
     """
     from .. import __version__, cli
@@ -152,7 +165,16 @@ def track(
     from .run import first_frame, run, stoppable
     from .track import track as track_frames
 
-    concepts = [c.strip() for c in concept]
+    concepts = [c.strip() for c in concept or ()]
+    boxes = [_corners(text) for text in (*(box or ()), *(not_box or ()))]
+    signs = [1] * len(box or ()) + [0] * len(not_box or ())
+    if not concepts and not box:
+        raise cli.UsageError("nothing to follow: name it with --concept, or show it with --box")
+    if boxes and len(concepts) > 1:
+        raise cli.UsageError(
+            f"boxes show one concept; got {len(concepts)}: {', '.join(concepts)}. Follow each with "
+            "a command of its own"
+        )
     if not all(concepts):
         raise cli.UsageError("a concept is a phrase such as 'person'; got an empty one")
     if truth is not None and veval is None:
@@ -170,6 +192,7 @@ def track(
         "efficientsam3": __version__,
         "source": _identity(source, info),
         "concepts": concepts,
+        **({"boxes": boxes, "box_labels": signs} if boxes else {}),
         "model": cli._known(model),
         "weights": cli._weights(model, checkpoint, base),
         "text": text,
@@ -205,12 +228,14 @@ def track(
                 follow = partial(
                     track_frames,
                     loaded,
-                    concepts=concepts,
+                    concepts=concepts or None,
+                    boxes=boxes or None,
+                    box_labels=signs or None,
                     tracker=tracker.value,
                     threshold=threshold,
                     every=every,
                 )
-            first = first_frame(journal, start, stride, every, bool(pictures))
+            first = start if boxes else first_frame(journal, start, stride, every, bool(pictures))
             if first != start:
                 reader.close()
                 reader = read(start=first)
@@ -224,6 +249,7 @@ def track(
                         start=start,
                         stop=stop,
                         every=every,
+                        anew=bool(boxes),
                         progress=progress,
                     )
         except KeyboardInterrupt:
@@ -239,6 +265,22 @@ def track(
     if stopped:
         cli._say("stopped. What is done is kept: run the same command again to go on", "yellow")
         raise typer.Exit(cli.STOPPED)
+
+
+def _corners(text: str) -> list[float]:
+    """A box as it is typed."""
+    from .. import cli
+
+    try:
+        corners = [float(part) for part in text.split(",")]
+    except ValueError:
+        corners = []
+    if len(corners) != 4 or not (corners[0] < corners[2] and corners[1] < corners[3]):
+        raise cli.UsageError(
+            f"a box is X0,Y0,X1,Y1 in pixels, left before right and top before bottom, as "
+            f"120,80,260,310; got {text!r}"
+        )
+    return corners
 
 
 def _targets(info: VideoInfo, journal: Path | None, wanted: Outputs) -> Targets:

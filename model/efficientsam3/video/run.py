@@ -83,20 +83,21 @@ def run(
     start: int = 0,
     stop: int | None = None,
     every: int = 1,
+    anew: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Follow a video to its end; frames that the journal has are not followed again.
 
     Args:
         frames: from ``first_frame`` on. follow: None where the journal is whole, and pictures
-            alone are wanted.
+            alone are wanted. anew: whether it follows a journal that is begun from ``start`` again.
     """
     feed = _Feed(frames, journal, pictures, progress)
     if follow is None:
         for _ in feed:
             pass
         return
-    feed.first = _watched_from(journal, start, frames.stride, every)
+    feed.first = start if anew else _watched_from(journal, start, frames.stride, every)
     done, past = journal.last, list[Record]()
     if done is not None:
         past = last_records(journal.path, WATCHED + every)

@@ -55,6 +55,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_squares(tmp_path_factory.mktemp("films") / "squares.mp4")
 
 
+PIG = "55,96,140,186"  # in the first frame of the clip of the demo
 ASKED = ("-c", "red", "-c", "blue", "--model", "seer", "--tracker", "masks")
 
 
@@ -68,6 +69,56 @@ def everything(folder: Path) -> list[Any]:
     names = {"--out": "a.mp4", "--mot": "a.txt", "--coco": "coco.json", "--veval": "veval.json"}
     names |= {"--sheet": "a.png"}
     return [value for flag, name in names.items() for value in (flag, folder / name)]
+
+
+class Shown(Seer):
+    """Keeps what boxes it is shown, by the images that it has read."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__(stop_at)
+        self.shown: dict[int, tuple[list[list[float]], list[int]]] = {}
+
+    def segment(self, encoded: Any, concepts: Any, **options: Any) -> Any:
+        if "boxes" in options:
+            boxes, signs = options["boxes"].tolist(), options["box_labels"].tolist()
+            self.shown[self.asked] = (boxes, signs)
+        return super().segment(encoded, concepts, **options)
+
+
+def test_boxes_are_shown_on_the_first_frame(film: Path, tmp_path: Path, load: Load) -> None:
+    boxes = ("--box", "4,10,20,26", "--box", "40,10,56,26", "--not-box", "70,1,80,9.5")
+    asked = ("-c", "red", *boxes, "--model", "seer", "--tracker", "masks", "--start", 3)
+    expected = ([[4, 10, 20, 26], [40, 10, 56, 26], [70, 1, 80, 9.5]], [1, 1, 0])
+    model = Shown(stop_at=35)
+    load(model)
+    run(film, *asked, "--mot", tmp_path / "a.txt", code=130)
+    assert model.shown == {1: expected}
+
+    # Its memory of what the boxes found is gone: a later start would not know it.
+    model = Shown()
+    load(model)
+    run(film, *asked, "--mot", tmp_path / "a.txt")
+    assert (model.asked, model.shown) == (37, {1: expected})
+    frames = lines(tmp_path / "a.tracks.jsonl")
+    assert [f["frame"] for f in frames] == list(range(3, 40))
+    assert {o["id"] for f in frames for o in f["objects"]} == {0, 1}
+    other = ("--box", "4,10,20,27", *asked[2:])
+    refused = run(film, "-c", "red", *other, "--mot", tmp_path / "a.txt", code=2)
+    assert "tracks of another run: boxes" in refused.stderr
+
+
+def test_a_box_alone_is_followed(tmp_path: Path) -> None:
+    """With the model of the package: what is in the box gets a track, and no word is said."""
+    clip = Path(__file__).parents[3] / "demo" / "scenes" / "clip_0000007.mp4"
+    out = tmp_path / "a.mp4"
+    result = run(clip, "--box", PIG, "--stop", 6, "-m", "efficientsam3-stickers", "-o", out)
+    assert "6 frames" in " ".join(result.stderr.split())
+    frames = lines(tmp_path / "a.tracks.jsonl")
+    assert len(frames) == 6
+    first = {o["id"] for o in frames[0]["objects"]}
+    assert first and all(first & {o["id"] for o in f["objects"]} for f in frames)
+    with read_frames(out) as drawn:
+        assert len(list(drawn)) == 6
 
 
 @numpy_warns
@@ -239,6 +290,17 @@ def test_another_run_does_not_go_on(film: Path, tmp_path: Path, load: Load) -> N
     assert "is no file of tracks" in result.stderr
 
 
+def test_a_run_that_came_to_nothing_is_in_nobodys_way(
+    film: Path, tmp_path: Path, load: Load
+) -> None:
+    load(Seer())
+    out = ("--model", "seer", "--json", tmp_path / "a.jsonl")
+    result = run(film, "--box", "1,2,3,4", *out, code=2)
+    assert "followed from there by memory" in result.stderr
+    run(film, "-c", "red", *out)
+    assert len(lines(tmp_path / "a.jsonl")) == 40
+
+
 def test_a_part_and_then_more_of_it(film: Path, tmp_path: Path, load: Load) -> None:
     load(Seer())
     part = (*ASKED, "--json", tmp_path / "a.jsonl", "--start", 4, "--stride", 3)
@@ -322,6 +384,11 @@ def test_mistakes(film: Path, tmp_path: Path, load: Load) -> None:
     same = tmp_path / "a.json"
     for arguments, words in {
         (film, "-c", " "): "a concept is a phrase",
+        (film,): "nothing to follow",
+        (film, "--not-box", "1,2,3,4"): "nothing to follow",
+        (film, "--box", "1,2,3"): "a box is X0,Y0,X1,Y1 in pixels",
+        (film, "-c", "red", "--box", "9,2,3,4"): "got '9,2,3,4'",
+        (film, "-c", "red", "-c", "blue", "--box", "1,2,3,4"): "got 2: red, blue",
         (film, "-c", "red", "--out", tmp_path / "a.gif"): ".m4v, .mkv, .mov, .mp4",
         (film, "-c", "red", "--coco", same, "--veval", same): "a file of its own",
         (film, "-c", "red", "--truth", film): "not asked for",
