@@ -129,7 +129,7 @@ def _start(
         live=live,
         waits=waits,
     )
-    return info, _waiting(first, frames, marks)
+    return info, _waiting(first, frames, marks, rate if live else None)
 
 
 def _contents(container: InputContainer) -> str:
@@ -137,7 +137,15 @@ def _contents(container: InputContainer) -> str:
     return f"only {', '.join(kinds)}" if kinds else "no stream at all"
 
 
-def _waiting(first: VideoFrame | None, frames: Frames, marks: Marks | None) -> Iterator[Waiting]:
+def _waiting(
+    first: VideoFrame | None, frames: Frames, marks: Marks | None, rate: float | None
+) -> Iterator[Waiting]:
+    """Frames that are not converted yet, with the time that is displayed beside them.
+
+    Args:
+        rate: of a live source, whose first frames may come before its clock is known (RTSP): they
+            get the time that they should have.
+    """
     try:
         zero = None if first is None else first.time
         if marks is not None:
@@ -150,7 +158,11 @@ def _waiting(first: VideoFrame | None, frames: Frames, marks: Marks | None) -> I
                 index = marks.number(frame.pts, index)
             if frame.rotation != angle:
                 turn, angle = _turn(frame), frame.rotation
+            if zero is None and rate is not None and frame.time is not None:
+                zero = frame.time - index / rate
             time = None if frame.time is None or zero is None else frame.time - zero
+            if zero is None and rate is not None:
+                time = index / rate
             yield Waiting(index, time, partial(_pixels, frame, turn))
             frame, index = next(frames, None), index + 1
     finally:

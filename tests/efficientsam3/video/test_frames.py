@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -579,3 +580,22 @@ def test_what_has_no_frames(source: Any) -> None:
 def test_wrong_numbers(options: dict[str, Any]) -> None:
     with pytest.raises(VideoError, match="got"):
         read_frames([], **options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(10.0, [0.0, 0.1, 0.2, 0.5]), (None, [None, None, None, None])]
+)
+def test_a_broadcast_whose_clock_is_known_late(
+    rate: float | None, expected: list[float | None]
+) -> None:
+    """RTSP gives its first frames without a time; no server of it runs here."""
+    images = [
+        SimpleNamespace(time=time, rotation=0, side_data={}) for time in (None, None, 7.2, 7.5)
+    ]
+
+    def frames() -> Iterator[Any]:
+        yield from images[1:]
+
+    first: Any = images[0]
+    got = decode._waiting(first, frames(), None, rate)  # type: ignore[arg-type]
+    assert [frame.time for frame in got] == pytest.approx(expected)
