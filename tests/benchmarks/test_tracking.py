@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -67,15 +68,16 @@ def track(*places: int | None) -> ClipTrack:
 
 
 def test_a_switch_is_another_track_than_last_time(bench: ModuleType) -> None:
+    switches = sys.modules["tracking_figures"].switches
     truth = (track(0, 1, 2, 3), track(10, 10, None, 10))
     clip = Clip((1, 1), "clip", (20, 20), 4, "thing", truth)
-    assert bench.switches(clip, []) == 0
-    assert bench.switches(clip, truth) == 0
+    assert switches(clip, []) == 0
+    assert switches(clip, truth) == 0
     crossed = [track(0, 1, None, 10), track(10, 10, 2, 3)]
-    assert bench.switches(clip, crossed) == 2  # each once; that one was away does not hide it
+    assert switches(clip, crossed) == 2  # each once; that one was away does not hide it
     lost = [track(0, 1, None, None), track(10, 10, None, 10), track(None, None, 2, 3)]
-    assert bench.switches(clip, lost) == 1
-    assert bench.switches(clip, [track(0, 1, 9, 9)]) == 0  # not found at all: no switch
+    assert switches(clip, lost) == 1
+    assert switches(clip, [track(0, 1, 9, 9)]) == 0  # not found at all: no switch
 
 
 def test_true_masks_are_followed(
