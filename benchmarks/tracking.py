@@ -1,6 +1,8 @@
 """What a video memory buys, on clips of stickers that no model has seen.
 
     python benchmarks/tracking.py --full FOLDER --perceiver FOLDER        # of stickers-video
+    python benchmarks/tracking.py --full model/efficientsam3/assets/efficientsam3-stickers \\
+        --perceiver benchmarks/weights/stickers-perceiver.safetensors     # as in the README
     python benchmarks/tracking.py --full FOLDER --detections spoilt       # true masks, spoilt
     python benchmarks/tracking.py --detections true                       # without a model
     python benchmarks/tracking.py --table README.md                       # from what is measured
@@ -47,6 +49,7 @@ from tracking_figures import KINDS, Record, figures, table
 import efficientsam3 as es3
 from efficientsam3 import rle
 from efficientsam3.distill.clip_batches import error_clicks
+from efficientsam3.distill.merge import merge_files
 from efficientsam3.distill.recipes import stickers
 from efficientsam3.evaluate.davis import JandF
 from efficientsam3.evaluate.images import weights_digest
@@ -433,7 +436,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", type=Path, help="a model with a full memory")
-    parser.add_argument("--perceiver", type=Path, help="a model with a Perceiver memory")
+    parser.add_argument(
+        "--perceiver", type=Path, help="the same with a Perceiver, or its memory alone"
+    )
     parser.add_argument("--detections", choices=list(KINDS), default="own")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--frames", type=int, default=32)
@@ -447,6 +452,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
+    if options.full and options.perceiver and options.perceiver.is_file():
+        whole = options.out / "perceiver"
+        merge_files(options.full, [options.perceiver], whole)
+        options.perceiver = whole
     folders = folders_of(options)
     models = load(folders)
     if options.child:
