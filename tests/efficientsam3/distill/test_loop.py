@@ -311,8 +311,13 @@ def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(Regression(at={2: press}), settings(), tmp_path)
+    # A shell starts what is to run in the background with this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(Regression(at={2: press}), settings(), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_runs_in_a_thread(tmp_path: Path) -> None:
