@@ -15,8 +15,8 @@ from efficientsam3.evaluate.davis import JandF
 from efficientsam3.evaluate.overlap import mask_iou
 from efficientsam3.evaluate.veval import Clip as AskedClip
 from efficientsam3.evaluate.veval import ClipTrack, ClipTruth
+from efficientsam3.lines import Record
 
-Record = dict[str, Any]
 KINDS = {"own": "its own detections", "spoilt": "spoilt true masks", "true": "true masks"}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -71,10 +72,10 @@ class LineFile(ABC):
             if head is None:
                 return 0
             end, second = len(first), file.readline()
-            if whole(second) is None:
+            if not second.endswith(b"\n"):
                 return 0  # whatever run began it has done nothing yet
             self._same(head)
-            for line in (second, *file):
+            for line in chain((second,), file):
                 record = whole(line)
                 if record is None:
                     break

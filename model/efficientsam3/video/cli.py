@@ -159,6 +159,7 @@ def track(
     Example: efficientsam3 track clip.mp4 -c person --out out.mp4 --mot out.txt
     """
     from .. import __version__, cli
+    from ..prompts import read_boxes
     from .forms import check_truth
     from .frames import read_frames
     from .journal import Journal
@@ -185,6 +186,8 @@ def track(
     read = partial(read_frames, place, stop=stop, stride=stride, rate=rate, newest=newest)
     reader = read(start=start)
     info, total = reader.info, reader.expected
+    if boxes and info.size is not None:
+        read_boxes(boxes, info.size)  # before the model is loaded
     targets = _targets(info, json_file, Outputs(out, mot, coco, veval, sheet))
     if truth is not None:
         check_truth(info.name, concepts, truth)
@@ -235,7 +238,7 @@ def track(
                     threshold=threshold,
                     every=every,
                 )
-            first = start if boxes else first_frame(journal, start, stride, every, bool(pictures))
+            first = first_frame(journal, start, stride, every, bool(pictures or boxes))
             if first != start:
                 reader.close()
                 reader = read(start=first)
@@ -275,11 +278,8 @@ def _corners(text: str) -> list[float]:
         corners = [float(part) for part in text.split(",")]
     except ValueError:
         corners = []
-    if len(corners) != 4 or not (corners[0] < corners[2] and corners[1] < corners[3]):
-        raise cli.UsageError(
-            f"a box is X0,Y0,X1,Y1 in pixels, left before right and top before bottom, as "
-            f"120,80,260,310; got {text!r}"
-        )
+    if len(corners) != 4:
+        raise cli.UsageError(f"a box is X0,Y0,X1,Y1 in pixels, as 120,80,260,310; got {text!r}")
     return corners
 
 

@@ -160,9 +160,11 @@ def _waiting(
                 turn, angle = _turn(frame), frame.rotation
             if zero is None and rate is not None and frame.time is not None:
                 zero = frame.time - index / rate
-            time = None if frame.time is None or zero is None else frame.time - zero
+            time = None
             if zero is None and rate is not None:
                 time = index / rate
+            elif zero is not None and frame.time is not None:
+                time = frame.time - zero
             yield Waiting(index, time, partial(_pixels, frame, turn))
             frame, index = next(frames, None), index + 1
     finally:

@@ -59,7 +59,7 @@ def first_frame(journal: Journal, start: int, stride: int, every: int, redraw: b
 
     Args:
         start, stride: of the run's frames. every: the detector's turn, which stays in step.
-        redraw: whether pictures of all frames are wanted.
+        redraw: whether all frames are wanted, as for pictures.
     """
     if redraw or journal.last is None:
         return start
