@@ -1,9 +1,9 @@
-"""Many samples through the operator segment_concepts: seconds, and memory as it goes.
+"""Measure the time and the memory of segment_concepts on many samples.
 
     python benchmarks/fiftyone_load.py --samples 10000
 
-The encoder is a stub and images are small, so that what is measured is what FiftyOne, its database
-and our glue cost a sample, and whether memory grows with the number of samples.
+The model is a stub and the images are small. So this measures what FiftyOne, its database and our
+code cost for each sample, and whether memory grows with the number of samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 
 
 def resident() -> float:
-    """Megabytes of this process."""
+    """The memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -27,21 +27,21 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--marks", type=int, default=10, help="lines of the table")
+    parser.add_argument("--lines", type=int, default=10, help="lines of the table")
     options = parser.parse_args()
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder), options.samples, options.marks)
+        run(Path(folder), options.samples, options.lines)
 
 
-def run(folder: Path, count: int, marks: int) -> None:
+def run(folder: Path, count: int, lines: int) -> None:
     import fiftyone as fo
     import torch
 
     import efficientsam3 as es3
     from efficientsam3.build import tiny_config
-    from fiftyone_esam3.runs import Step, finish
-    from fiftyone_esam3.segment import segment_concepts
+    from fiftyone_esam3.runs.segment import segment_concepts
+    from fiftyone_esam3.runs.steps import Step, finish
 
     torch.set_num_threads(1)
     model = es3.ImageModel.from_config(tiny_config(), device="cpu", dtype="float32")
@@ -58,35 +58,36 @@ def run(folder: Path, count: int, marks: int) -> None:
     )
     print(f"{count} samples; before: {resident():.0f} MiB")
     started, worked = time.perf_counter(), time.process_time()
-    seen: list[float] = []
-    chunk = max(1, count // marks)
+    memory: list[float] = []
+    chunk = max(1, count // lines)
 
-    def tell(step: Step) -> None:
-        if step.done // chunk > len(seen) - 1:
-            seen.append(resident())
+    def report(step: Step) -> None:
+        if step.done // chunk > len(memory) - 1:
+            memory.append(resident())
             seconds = time.perf_counter() - started
             rate = step.done / seconds if step.done else 0
             print(
-                f"{step.done:7d} done  {seconds:7.1f} s  {rate:6.1f} a second  {seen[-1]:.0f} MiB"
+                f"{step.done:7d} done  {seconds:7.1f} s  {rate:6.1f} a second  {memory[-1]:.0f} MiB"
             )
 
     steps = segment_concepts(dataset, ["thing"], model=str(folder / "tiny"), threshold=0.5)
-    summary = finish(steps, tell)
-    grown = seen[-1] - seen[len(seen) // 4] if len(seen) > 3 else 0.0
+    summary = finish(steps, report)
+    grown = memory[-1] - memory[len(memory) // 4] if len(memory) > 3 else 0.0
     print({k: summary[k] for k in ("samples", "done", "failed", "seconds", "instances")})
     worked = 1000 * (time.process_time() - worked) / summary["done"]
     print(f"{summary['done'] / summary['seconds']:.1f} samples a second, ", end="")
     print(f"{worked:.1f} ms of processor time for each (without the database's); ", end="")
     print(f"memory grew by {grown:.0f} MiB over the last three quarters")
     before = time.perf_counter()
-    again = finish(segment_concepts(dataset, ["thing"], model=str(folder / "tiny"), threshold=0.5))
-    print(f"asked again: {again['before']} were done, {time.perf_counter() - before:.1f} s")
+    steps = segment_concepts(dataset, ["thing"], model=str(folder / "tiny"), threshold=0.5)
+    done = finish(steps)["before"]
+    print(f"second run: {done} were done before, {time.perf_counter() - before:.1f} s")
     dataset.delete()
 
 
 def stub(es3: object) -> None:
-    """Answers without a network: three instances, as masks of the image's size."""
-    from efficientsam3.image import ImageModel
+    """Replace the network by a function that gives three instances."""
+    from efficientsam3.predictor import ImageModel
     from efficientsam3.types import BitPatch, Instances
 
     mask = np.zeros((48, 64), bool)

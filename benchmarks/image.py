@@ -246,10 +246,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if arguments.checkpoint is None:
-            from efficientsam3.weights import write_untrained
+            from efficientsam3.checkpoints.save import save_untrained
 
             arguments.checkpoint = str(
-                write_untrained(arguments.model, Path(folder) / "untrained.pt")
+                save_untrained(arguments.model, Path(folder) / "untrained.pt")
             )
             print("untrained weights: times and memory hold for trained ones, agreement does not")
         if arguments.only in (None, "parts"):

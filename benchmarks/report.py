@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from efficientsam3.weights import replacing
+from efficientsam3.io.atomic import replacing
 
 
 def say(sentence: str) -> None:

@@ -1,13 +1,13 @@
-"""What each stage of training buys, on scenes of stickers that no model has seen.
+"""Compares the stages of training on scenes of stickers that no stage has trained on.
 
     python benchmarks/stickers.py --run out/stickers            # a folder of the recipe
     python benchmarks/stickers.py --model student=FOLDER --scenes 50
-    python benchmarks/stickers.py --table README.md             # the table from what is measured
+    python benchmarks/stickers.py --table docs/tables/stickers.md  # the table of what is measured
 
-Of each model and split: cgF1, pmF1, IL_MCC and COCO's AP of masks, over --scenes scenes and up to
-eight phrases of each, half of them of absent things. What a model scores on concepts that it never
-saw is compared with itself reading every phrase as the mean of all seen names. What is done is kept
-in the JSON file: run it again to go on.
+It measures cgF1, pmF1, IL_MCC and COCO's AP of masks for each model and split, on --scenes scenes
+with up to eight phrases each, half of which are absent. As a baseline for unseen concepts, the same
+model reads every phrase as the mean of all seen names. Results are kept in the JSON file, so that a
+run that was stopped continues.
 """
 
 from __future__ import annotations
@@ -29,47 +29,46 @@ from torch import Tensor
 
 import efficientsam3 as es3
 from efficientsam3.build import ModelConfig
-from efficientsam3.distill.recipe import Run
-from efficientsam3.distill.recipes import stickers
+from efficientsam3.checkpoints.save import count_parameters
 from efficientsam3.evaluate import (
     ConceptScore,
+    GroundTruth,
+    ObjectAnnotation,
     Pair,
     Prediction,
     Predictions,
-    Target,
-    Truth,
     score_images,
     score_pair,
 )
-from efficientsam3.evaluate.images import weights_digest
-from efficientsam3.image import ImageModel
+from efficientsam3.evaluate.model_identity import weights_digest
+from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.detector import Detector
-from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.compose import Scene, World
-from efficientsam3.scenes.concepts import SPLITS
-from efficientsam3.scenes.files import choose
-from efficientsam3.scenes.phrases import Query
-from efficientsam3.weights import count_parameters, replacing
+from efficientsam3.predictor import ImageModel
+from efficientsam3.train.recipe import Run
+from efficientsam3_stickers.art import StickerArt
+from efficientsam3_stickers.queries import Query, choose_queries
+from efficientsam3_stickers.recipes import common, stickers
+from efficientsam3_stickers.scenes import Scene
 
-SHOWN = {
+SPLIT_TITLES = {
     "seen": "seen things and styles",
     "unseen-style": "in an unseen style",
     "unseen-concepts": "unseen things",
 }
-"""Splits, and how the table calls them."""
+"""Splits, and their titles in the table."""
 BASELINE = "unseen-concepts"
 PHRASES = 8
-FIRST = 1000
-"""Number of the first scene: the recipe watches its training on those before."""
-FLOOR, THRESHOLD = 0.05, 0.5
-"""Least score of what average precision sees, and of what counts for all else."""
+FIRST_SEED = 1000
+"""Seed of the first scene; the recipe validates on those before it."""
+MIN_SCORE, THRESHOLD = 0.05, 0.5
+"""Least score of instances for average precision, and for all other metrics."""
 KINDS = {
     "names": ("name", "synonym", "near", "random"),
     "categories": ("category", "not-category"),
     "attributes": ("attribute", "not-attribute"),
 }
-"""Figures of some phrases alone, in the JSON file."""
-KEPT = ("cgF1", "pmF1", "IL_MCC", "AP", "AP50", "cgF1@50", "IL_recall", "IL_FPR")
+"""Kinds of phrases whose metrics the JSON file has separately."""
+METRICS = ("cgF1", "pmF1", "IL_MCC", "AP", "AP50", "cgF1@50", "IL_recall", "IL_FPR")
 START, END = "<!-- table:stickers -->", "<!-- /table:stickers -->"
 
 Record = dict[str, Any]
@@ -80,26 +79,31 @@ Load = Callable[[], ImageModel]
 
 
 def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
-    """The models that a run of the recipe has made so far, by what the table calls them."""
+    """The models of the finished stages of a run, by their titles in the table."""
     file = folder / "recipe.json"
-    said = json.loads(file.read_text()).get("options", {}) if file.is_file() else {}
-    known = {f: v for f, v in said.items() if f in stickers.Options.__dataclass_fields__}
+    recorded = json.loads(file.read_text()).get("options", {}) if file.is_file() else {}
+    known = {f: v for f, v in recorded.items() if f in stickers.Options.__dataclass_fields__}
     o = stickers.Options(**known)
     done = {f.parent.name for f in folder.glob("*/weights.safetensors")}
     last = folder / "calibrate" / "model"
     run = Run(stickers.RECIPE, folder, "benchmark", o, frozenset(done))
-    small, large = stickers.student_config(o), stickers.teacher_config(o)
+    small, large = common.student_config(o.resolution), common.teacher_config(o.resolution)
 
     def whole(config: ModelConfig, stage: str) -> Detector:
-        return stickers.load(stickers.fresh(config, o.seed), run.weights(stage))
+        return common.load_weights(common.new_model(config, o.seed), run.weights(stage))
 
-    def prompted() -> Detector:
-        return stickers.load(stickers.student(run), run.weights("prompts"), ("trunk.",))
+    def distilled(prompted: bool) -> Detector:
+        return stickers.distilled_student(run, small, prompted=prompted)
 
     made: list[tuple[str, ModelConfig, Callable[[], Detector], set[str]]] = [
         ("teacher", large, lambda: whole(large, "teacher"), {"teacher"}),
-        ("student, stage 1", small, lambda: stickers.student(run), {"teacher", "image", "text"}),
-        ("student, prompt in the loop", small, prompted, {"teacher", "image", "text", "prompts"}),
+        ("student, stage 1", small, lambda: distilled(False), {"teacher", "image", "text"}),
+        (
+            "student, prompt in the loop",
+            small,
+            lambda: distilled(True),
+            {"teacher", "text", "prompts"},
+        ),
         ("student, stage 3", small, lambda: whole(small, "student"), {"student"}),
         ("student, longer", small, lambda: whole(small, "longer"), {"longer"}),
         ("student without a teacher", small, lambda: whole(small, "alone"), {"alone"}),
@@ -120,9 +124,9 @@ def stages(folder: Path, options: Mapping[str, Any]) -> dict[str, Load]:
 
 
 class MeanText:
-    """A model that reads every phrase as the mean of some names: it cannot tell them apart.
+    """A text encoder that reads every phrase as the mean of some names, so that all are equal.
 
-    Feature by feature along the phrase, over the names that are as long.
+    The features of each token are averaged over the names that are long enough to have it.
     """
 
     def __init__(self, model: ImageModel, names: Sequence[str]) -> None:
@@ -141,8 +145,8 @@ class MeanText:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A scene and what is asked of it."""
+class SceneQueries:
+    """A scene with the queries that are measured."""
 
     scene: Scene
     queries: list[Query]
@@ -160,42 +164,47 @@ class Asked:
             size=(height, width),
             phrase=query.phrase,
             category=query.phrase,
-            truths=(tuple(Target.of(self.scene.objects[i].mask) for i in query.objects),),
+            annotators=(
+                tuple(
+                    ObjectAnnotation.from_mask(self.scene.objects[i].mask) for i in query.objects
+                ),
+            ),
         )
 
 
-def held_out(split: str, count: int, size: int) -> Iterator[Asked]:
-    """Scenes of the recipe's concepts, the same for every model."""
-    art = Art.open()
-    world = World(art, SPLITS[split], size, stickers.things(art, split))
-    for seed in range(FIRST, FIRST + count):
-        scene = world.scene(seed)
-        yield Asked(scene, choose(scene.queries, PHRASES, seed))
+def held_out(split: str, count: int, size: int) -> Iterator[SceneQueries]:
+    """Scenes of the concepts of the recipe, the same for every model."""
+    generator = common.recipe_generator(size, split)
+    for seed in range(FIRST_SEED, FIRST_SEED + count):
+        scene = generator.scene(seed)
+        yield SceneQueries(scene, choose_queries(scene.queries, PHRASES, seed))
 
 
 def seen_names() -> list[str]:
-    return stickers.things(Art.open(), "train")
+    return common.recipe_concepts(StickerArt.open(), "train")
 
 
 # Measuring ----------------------------------------------------------------------------------------
 
 
-def evaluate(model: ImageModel, asked: Iterator[Asked], say: Callable[[int], None]) -> Record:
-    """Figures of a model on some scenes: each image is encoded once, its phrases asked together."""
+def evaluate(
+    model: ImageModel, asked: Iterator[SceneQueries], say: Callable[[int], None]
+) -> Record:
+    """Metrics of a model on some scenes. Each image is encoded once, with all its phrases."""
     pairs: list[Pair] = []
     kinds: dict[Any, str] = {}
     found: dict[Any, list[Prediction]] = {}
     for number, one in enumerate(asked):
-        answers = ask(model, one)
+        answers = predict(model, one)
         for row, query in enumerate(one.queries):
             pair = one.pair(row)
             pairs.append(pair)
             kinds[pair.key] = query.kind
             found[pair.key] = answers[row]
         say(number + 1)
-    truth = Truth("scenes", "saco", (), tuple(pairs))
+    truth = GroundTruth("scenes", "saco", (), tuple(pairs))
     report = score_images(truth, Predictions(found), threshold=THRESHOLD)
-    out: Record = {name: report.figures[name] for name in KEPT}
+    out: Record = {name: report.metrics[name] for name in METRICS}
     out["counts"] = report.counts
     out["kinds"] = {}
     for name, group in KINDS.items():
@@ -203,16 +212,16 @@ def evaluate(model: ImageModel, asked: Iterator[Asked], say: Callable[[int], Non
         for pair in pairs:
             if kinds[pair.key] in group:
                 score_pair(score, pair, found[pair.key])
-        figures = score.figures()
+        figures = score.compute()
         out["kinds"][name] = {k: figures[k] for k in ("cgF1", "pmF1", "IL_MCC")} | score.counts()
     return out
 
 
-def ask(model: ImageModel, one: Asked) -> list[list[Prediction]]:
-    """What a model finds of each phrase of a scene."""
+def predict(model: ImageModel, one: SceneQueries) -> list[list[Prediction]]:
+    """The predictions of a model for each phrase of a scene."""
     if not one.queries:
         return []
-    found = model.segment(model.encode(one.scene.image), one.phrases, threshold=FLOOR)
+    found = model.segment(model.encode(one.scene.image), one.phrases, threshold=MIN_SCORE)
     out: dict[str, list[Prediction]] = {phrase: [] for phrase in one.phrases}
     for label, (x0, y0, x1, y1), score, mask in zip(
         found.labels, found.boxes.tolist(), found.scores.tolist(), found.rles, strict=True
@@ -221,13 +230,13 @@ def ask(model: ImageModel, one: Asked) -> list[list[Prediction]]:
     return [out[phrase] for phrase in one.phrases]
 
 
-def time_it(model: ImageModel, repeat: int = 20) -> Record:
+def measure_time(model: ImageModel, repeat: int = 20) -> Record:
     """Median milliseconds of an image with one phrase, and of each further phrase."""
     asked = list(held_out("seen", 4, model.config.resolution))
     first, more = [], []
     for number in range(repeat + 3):
         one = asked[number % len(asked)]
-        phrases = [f"{phrase} {number}" for phrase in one.phrases]  # none was read before
+        phrases = [f"{phrase} {number}" for phrase in one.phrases]  # new phrases are not cached
         start = time.perf_counter()
         image = model.encode(one.scene.image)
         model.segment(image, phrases[0])
@@ -245,7 +254,7 @@ def time_it(model: ImageModel, repeat: int = 20) -> Record:
 
 
 def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
-    """Everything that the file does not have yet."""
+    """Measure what the JSON file lacks."""
     content = read(options.json)
     for name, load in models.items():
         model = load()
@@ -255,14 +264,14 @@ def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
             "scenes": options.scenes,
             "phrases": PHRASES,
             "size": options.size,
-            "art": Art.open().fingerprint,
+            "art": StickerArt.open().fingerprint,
         }
         kept = content.get(name, {})
         if kept.get("identity") != identity:
             kept = {"identity": identity, "splits": {}}
         kept["parameters"] = count_parameters(model.learned())
         if options.time and "milliseconds" not in kept:
-            kept["milliseconds"] = time_it(model)
+            kept["milliseconds"] = measure_time(model)
         content[name] = kept
         write(options.json, content)
         wanted = [(split, False) for split in options.splits]
@@ -270,14 +279,14 @@ def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
         for split, mean in wanted:
             key = f"{split}, mean text" if mean else split
             if key in kept["splits"]:
-                say(f"{name}, {key}: done before")
+                say(f"{name}, {key}: measured before")
                 continue
             started = time.perf_counter()
             model._read_text = MeanText(model, seen_names()) if mean else model._read_text  # type: ignore[method-assign]
             asked = held_out(split, options.scenes, options.size)
             result = evaluate(model, asked, functools.partial(progress, f"{name}, {key}", options))
             if mean:
-                del model._read_text  # type: ignore[attr-defined]  # the class has its own
+                del model._read_text  # type: ignore[attr-defined]  # the method of the class is used again
             result["seconds"] = time.perf_counter() - started
             kept["splits"][key] = result
             write(options.json, content)
@@ -305,16 +314,18 @@ def write(path: Path, content: Record) -> None:
 
 
 def table(content: Record) -> str:
-    """Markdown; a dash where nothing was measured."""
+    """The table in Markdown, with a dash where nothing was measured."""
     titles = ["model", "M param.", "ms, image + phrase"]
-    titles += [f"{title}: cgF1 (pmF1, IL_MCC), AP" for title in SHOWN.values()]
-    titles.append("the same by a mean text")
+    titles += [f"{title}: cgF1 (pmF1, IL_MCC), AP" for title in SPLIT_TITLES.values()]
+    titles.append("the same with a mean text")
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, kept in content.items():
         ms = kept.get("milliseconds")
         cells = [name, f"{kept['parameters'] / 1e6:.1f}"]
         cells.append(f"{ms['image and phrase']:.0f} + {ms['further phrase']:.0f}" if ms else "-")
-        cells += [_cell(kept["splits"].get(key)) for key in (*SHOWN, f"{BASELINE}, mean text")]
+        cells += [
+            _cell(kept["splits"].get(key)) for key in (*SPLIT_TITLES, f"{BASELINE}, mean text")
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -332,18 +343,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, action="append", default=[], help="of the recipe")
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="a folder of the recipe"
+    )
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=FOLDER", help="a saved model"
     )
-    parser.add_argument("--scenes", type=int, default=1000, help="of each split; default: 1000")
-    parser.add_argument("--splits", nargs="+", choices=list(SHOWN), default=list(SHOWN))
-    parser.add_argument("--size", type=int, default=stickers.Options().resolution)
+    parser.add_argument(
+        "--scenes", type=int, default=1000, help="scenes of each split; default: 1000"
+    )
+    parser.add_argument(
+        "--splits", nargs="+", choices=list(SPLIT_TITLES), default=list(SPLIT_TITLES)
+    )
+    parser.add_argument("--size", type=int, default=common.RESOLUTION)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", help="the best of this machine if omitted")
-    parser.add_argument("--no-time", dest="time", action="store_false", help="no milliseconds")
+    parser.add_argument("--dtype", help="number format; the fastest on this machine if omitted")
+    parser.add_argument("--no-time", dest="time", action="store_false", help="do not measure time")
     parser.add_argument("--json", type=Path, default=Path("out/benchmarks/stickers.json"))
-    parser.add_argument("--table", type=Path, help="a Markdown file to put the table into")
+    parser.add_argument("--table", type=Path, help="a Markdown file that gets the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     how = {"device": "cpu", "dtype": options.dtype}
@@ -351,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in options.run:
         found = stages(folder, how)
         if not found:
-            sys.exit(f"--run {folder}: no stage that ends in a model is done there")
+            sys.exit(f"--run {folder}: no stage with a model is finished there")
         models |= found
     for given in options.model:
         name, _, folder = given.partition("=")

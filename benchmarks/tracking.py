@@ -10,7 +10,7 @@
 Every tracker gets the same detections of up to four phrases a clip, half of them of absent things:
 those of the model ("own"), the true masks ("true"), or true masks as a middling detector would have
 them ("spoilt": 15 % missed, edges two pixels in or out, a false one on every tenth frame). Masks
-are followed by the full memory, by the Perceiver memory, by overlap (``MaskTracker``), and, one for
+are followed by the full memory, by the Perceiver memory, by overlap (``IoUTracker``), and, one for
 each phrase, by box trackers of the package ``trackers``, set to take every detection.
 
 pHOTA, DetA, AssA, video cgF1 and J&F (objects matched as in DAVIS' unsupervised task) are SA-Co's
@@ -47,25 +47,24 @@ from scipy import ndimage
 from tracking_figures import KINDS, Record, figures, table
 
 import efficientsam3 as es3
-from efficientsam3 import rle
-from efficientsam3.distill.clip_batches import error_clicks
-from efficientsam3.distill.merge import merge_files
-from efficientsam3.distill.recipes import stickers
-from efficientsam3.evaluate.davis import JandF
-from efficientsam3.evaluate.images import weights_digest
-from efficientsam3.image import EncodedImage, ImageModel
-from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.clips import Clip, film
-from efficientsam3.scenes.compose import World
-from efficientsam3.scenes.concepts import SPLITS
-from efficientsam3.scenes.files import choose
-from efficientsam3.scenes.phrases import Query
+from efficientsam3.evaluate.metrics.jf import JFScore
+from efficientsam3.evaluate.model_identity import weights_digest
+from efficientsam3.io import rle
+from efficientsam3.io.atomic import replacing
+from efficientsam3.io.frame_types import Frame
+from efficientsam3.outputs import EncodedImage
+from efficientsam3.predictor import ImageModel
+from efficientsam3.train.merge import merge_files
+from efficientsam3.train.prompts import sample_error_clicks
 from efficientsam3.types import Array, BitPatch, Instances
-from efficientsam3.video.concepts import ConceptTracker, TrackedFrame
-from efficientsam3.video.frames import Frame
+from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.interactive import InteractiveTracker
 from efficientsam3.video.settings import TrackSettings
-from efficientsam3.weights import replacing
+from efficientsam3.video.types import TrackedFrame
+from efficientsam3_stickers.clips import Clip, make_clip
+from efficientsam3_stickers.queries import Query, choose_queries
+from efficientsam3_stickers.recipes import common
+from efficientsam3_stickers.scenes import SceneGenerator
 
 FIRST = 1000
 """Seed of the first clip: the recipe watches its training on those before."""
@@ -141,7 +140,7 @@ def trackers(models: Mapping[str, ImageModel]) -> dict[str, Callable[[Sequence[s
         MEMORIES[kind]: functools.partial(Replay, model, tracker="memory", settings=SETTINGS)
         for kind, model in models.items()
     }
-    found["mask IoU"] = lambda phrases: Replay(None, phrases, tracker="masks", settings=SETTINGS)
+    found["mask IoU"] = lambda phrases: Replay(None, phrases, tracker="iou", settings=SETTINGS)
     found["ByteTrack"] = lambda _: Boxes(lambda: ByteTrackTracker(**{**low, **high}))
     found["SORT"] = lambda _: Boxes(lambda: SORTTracker(**low))
     found["OC-SORT"] = lambda _: Boxes(lambda: OCSORTTracker(**high))
@@ -161,10 +160,10 @@ class Film:
     masks: list[Array]
 
     @classmethod
-    def draw(cls, world: World, seed: int, frames: int) -> Film:
-        clip = film(world, seed, frames)
+    def draw(cls, world: SceneGenerator, seed: int, frames: int) -> Film:
+        clip = make_clip(world, seed, frames)
         shown = list(clip)
-        asked = choose(clip.queries, PHRASES, seed)
+        asked = choose_queries(clip.queries, PHRASES, seed)
         return cls(clip, asked, [f.image for f in shown], [f.masks for f in shown])
 
     @property
@@ -274,7 +273,7 @@ def follow(one: Film, kind: str, models: Mapping[str, ImageModel]) -> Record:
 
 def detect(model: ImageModel, encoded: Mapping[str, EncodedImage], phrases: list[str]) -> Instances:
     image = encoded[MEMORIES["full"]]
-    return model.segment(image, phrases, threshold=SETTINGS.detection, nms=SETTINGS.nms)
+    return model.segment(image, phrases, threshold=SETTINGS.detection_threshold, nms=SETTINGS.nms)
 
 
 def tracks_of(frames: Sequence[TrackedFrame], length: int) -> list[Record]:
@@ -304,16 +303,16 @@ def given(one: Film, model: ImageModel) -> Record:
                 continue
             truth = torch.from_numpy(first[i])[None]
             dice = torch.Generator().manual_seed(one.clip.seed)
-            xy, _ = error_clicks(truth, torch.zeros_like(truth), dice)
+            xy, _ = sample_error_clicks(truth, torch.zeros_like(truth), dice)
             tracker.add_points(0, i, xy[0].numpy() * first.shape[1:][::-1])
         masks = {i: np.zeros((len(one.images), *first.shape[1:]), bool) for i in objects}
         for frame in tracker.propagate():
             found = frame.instances
             for i, mask in zip(found.track_ids.tolist(), found.masks, strict=True):
                 masks[i][frame.index] = mask
-        score = JandF()
+        score = JFScore()
         for i in objects:
-            score.add(masks[i][1:-1], [m[i] for m in one.masks[1:-1]])
+            score.update(masks[i][1:-1], [m[i] for m in one.masks[1:-1]])
         out[way] = {"j": score.j, "f": score.f}
     return out
 
@@ -334,8 +333,8 @@ def child(name: str, models: Mapping[str, ImageModel], frames: int) -> float:
     """MiB of this process after a clip, detections and all."""
     using = {k: m for k, m in models.items() if MEMORIES[k] == name} or {"full": models["full"]}
     ((key, model),) = using.items()
-    clip = film(world(model.config.resolution), FIRST, frames)
-    phrases = [q.phrase for q in choose(clip.queries, PHRASES, FIRST)]
+    clip = make_clip(world(model.config.resolution), FIRST, frames)
+    phrases = [q.phrase for q in choose_queries(clip.queries, PHRASES, FIRST)]
     tracker = trackers(using)[name](phrases)
     for t, frame in enumerate(clip):
         encoded = model.encode(frame.image)
@@ -347,9 +346,8 @@ def child(name: str, models: Mapping[str, ImageModel], frames: int) -> float:
 # The whole ----------------------------------------------------------------------------------------
 
 
-def world(size: int) -> World:
-    art = Art.open()
-    return World(art, SPLITS["seen"], size, stickers.things(art, "seen"))
+def world(size: int) -> SceneGenerator:
+    return common.recipe_generator(size, "seen")
 
 
 def measure(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> list[Record]:
@@ -383,7 +381,7 @@ def measure(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> li
 
 
 _MODELS: dict[str, ImageModel] = {}
-_WORLDS: dict[int, World] = {}
+_WORLDS: dict[int, SceneGenerator] = {}
 
 
 def clip_of(kind: str, frames: int, size: int, seed: int) -> Record:
@@ -442,7 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--detections", choices=list(KINDS), default="own")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--size", type=int, default=stickers.Options().resolution)
+    parser.add_argument("--size", type=int, default=common.RESOLUTION)
     parser.add_argument("--peak", type=int, metavar="FRAMES", help="peak memory, over so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from efficientsam3 import rle
-from efficientsam3.evaluate.clips import score_clips
-from efficientsam3.evaluate.davis import JandF
-from efficientsam3.evaluate.overlap import mask_iou
-from efficientsam3.evaluate.veval import Clip as AskedClip
-from efficientsam3.evaluate.veval import ClipTrack, ClipTruth
-from efficientsam3.lines import Record
+from efficientsam3.data.types import ClipAnnotations, ClipQuery, ClipRecord, ObjectTrack
+from efficientsam3.evaluate.clips import evaluate_clips
+from efficientsam3.evaluate.metrics.jf import JFScore
+from efficientsam3.io import rle
+from efficientsam3.io.jsonl import Record
+from efficientsam3.masks.overlap import mask_iou
 
 KINDS = {"own": "its own detections", "spoilt": "spoilt true masks", "true": "true masks"}
 
@@ -24,24 +23,26 @@ def figures(lines: Sequence[Record]) -> dict[str, Record]:
     """Of each tracker, over all clips."""
     numbers: dict[str, int] = {}
     out: dict[str, Record] = {}
-    clips: dict[Any, AskedClip] = {}
+    queries: dict[Any, ClipQuery] = {}
     for line in lines:
         for asked in line["truth"]:
             number = numbers.setdefault(asked["phrase"], len(numbers) + 1)
             key = (line["seed"], number)
             tracks = tuple(_track(masks) for masks in asked["tracks"])
-            name, size = str(line["seed"]), tuple(line["size"])
-            clips[key] = AskedClip(key, name, size, line["frames"], asked["phrase"], tracks)
-    truth = ClipTruth(Path("clips"), clips, True)
+            seed, size = line["seed"], tuple(line["size"])
+            clip = ClipRecord(seed, str(seed), size, line["frames"])
+            queries[key] = ClipQuery(key, clip, asked["phrase"], tracks)
+    clips = {query.clip.id: query.clip for query in queries.values()}
+    truth = ClipAnnotations(Path("clips"), queries, True, clips)
     for name in lines[0]["found"]:
-        found: dict[Any, list[ClipTrack]] = {}
+        found: dict[Any, list[ObjectTrack]] = {}
         for line in lines:
             for track in line["found"][name]:
                 key = (line["seed"], numbers[track["phrase"]])
                 found.setdefault(key, []).append(_track(track["masks"], track["score"]))
-        report = score_clips(truth, found, contours=True)
-        kept = {k: report.figures[k] for k in ("pHOTA", "DetA", "AssA", "cgF1", "J&F", "J", "F")}
-        kept["switches"] = sum(switches(clip, found.get(key, [])) for key, clip in clips.items())
+        report = evaluate_clips(truth, found, jf=True)
+        kept = {k: report.metrics[k] for k in ("pHOTA", "DetA", "AssA", "cgF1", "J&F", "J", "F")}
+        kept["switches"] = sum(switches(q, found.get(key, [])) for key, q in queries.items())
         kept["ms"] = float(np.mean([line["ms"][name] for line in lines]))
         for way in ("mask", "click"):
             told = [
@@ -50,22 +51,24 @@ def figures(lines: Sequence[Record]) -> dict[str, Record]:
                 if way in line.get("given", {}).get(name, {})
             ]
             if told:
-                score = JandF([j for g in told for j in g["j"]], [f for g in told for f in g["f"]])
-                kept[f"J&F by {way}"] = score.figures()["J&F"]
+                score = JFScore(
+                    [j for g in told for j in g["j"]], [f for g in told for f in g["f"]]
+                )
+                kept[f"J&F by {way}"] = score.compute()["J&F"]
         out[name] = kept
     return out
 
 
-def _track(masks: Sequence[Record | None], score: float = 1.0) -> ClipTrack:
-    return ClipTrack(masks, [None if m is None else rle.box_of(m) for m in masks], False, score)
+def _track(masks: Sequence[Record | None], score: float = 1.0) -> ObjectTrack:
+    return ObjectTrack(masks, [None if m is None else rle.box_of(m) for m in masks], False, score)
 
 
-def switches(clip: AskedClip, found: Sequence[ClipTrack]) -> int:
+def switches(query: ClipQuery, found: Sequence[ObjectTrack]) -> int:
     """How often a true object changes its track."""
     last: dict[int, int] = {}
     count = 0
-    for t in range(clip.length if found else 0):
-        true = [(i, track.masks[t]) for i, track in enumerate(clip.tracks) if track.masks[t]]
+    for t in range(query.clip.length if found else 0):
+        true = [(i, track.masks[t]) for i, track in enumerate(query.tracks) if track.masks[t]]
         mine = [(i, track.masks[t]) for i, track in enumerate(found) if track.masks[t]]
         if not true or not mine:
             continue

@@ -35,7 +35,8 @@ from rich.table import Table
 import efficientsam3 as es3
 from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config
 from efficientsam3.types import BitPatch, Instances
-from efficientsam3.video.memory import MemoryTracker, Tracked, TrackerFeatures
+from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.types import TrackerFeatures, TrackerOutput
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -135,13 +136,13 @@ class Steered(MemoryTracker):
 
     def add_masks(
         self, frame: int, features: TrackerFeatures, ids: Sequence[int], given: torch.Tensor
-    ) -> Tracked:
+    ) -> TrackerOutput:
         there = F.interpolate(masks(self.watcher.t)[None].float(), given.shape[-2:])[0] > 0
         for id, mask in zip(ids, given, strict=True):
             self.which[id] = int((there & mask).flatten(1).sum(1).argmax())
         return super().add_masks(frame, features, ids, given)
 
-    def propagate(self, *arguments: Any, **options: Any) -> Tracked:
+    def propagate(self, *arguments: Any, **options: Any) -> TrackerOutput:
         found = super().propagate(*arguments, **options)
         if not found.ids:
             return found
@@ -165,14 +166,14 @@ def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
     if name == TINY:
         return tiny_config(memory=memory)
     if name == STICKERS:
-        from efficientsam3.distill.recipes.stickers import Options, student_config
+        from efficientsam3_stickers.recipes.common import student_config
 
-        config = student_config(Options())
+        config = student_config()
     else:
-        from efficientsam3 import weights
+        from efficientsam3.checkpoints import assemble
         from efficientsam3.variants import find_variant
 
-        config = weights.config_of(find_variant(name))
+        config = assemble.config_of(find_variant(name))
     parts = (*(part for part in config.parts if part not in PARTS), *PARTS)
     return dataclasses.replace(config, parts=parts, memory=memory)
 
@@ -207,13 +208,13 @@ def in_use() -> float:
 def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Peak memory and time when so many frames are done: decoded, followed, drawn, written."""
     from efficientsam3.benchmark import peak_memory
-    from efficientsam3.video import forms
-    from efficientsam3.video.frames import read_frames
-    from efficientsam3.video.journal import Journal
-    from efficientsam3.video.overlay import OverlayVideo
-    from efficientsam3.video.run import Pictures, run
-    from efficientsam3.video.sheet import ContactSheet
-    from efficientsam3.video.track import ConceptTracker
+    from efficientsam3.io.frames import read_frames
+    from efficientsam3.video import track_writers as forms
+    from efficientsam3.video.concept_tracker import ConceptTracker
+    from efficientsam3.video.run import Renderers, run
+    from efficientsam3.video.track_file import TrackFile
+    from efficientsam3.viz.contact_sheet import ContactSheet
+    from efficientsam3.viz.video_writer import OverlayVideo
 
     watcher = Watcher.from_config(config_of(arguments.model), device="cpu", dtype="float32")
     watcher.real, watcher.count = arguments.encoder == "real", arguments.squares
@@ -239,20 +240,21 @@ def follow_film(film: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             print(rows[-1], file=sys.stderr)
 
     def follow(frames: Any) -> Iterator[Any]:
-        tracker = ConceptTracker(watcher, "square", tracker=engine)
+        tracker = ConceptTracker(watcher, "square", tracker=engine, keep_images=True)
         for frame in frames:
             yield from tracker.step(frame)
         yield from tracker.flush()
 
     folder = film.parent
     video = {"name": film.name, "rate": 25.0, "frames": None, "concepts": ["square"]}
-    with read_frames(film) as frames, Journal(folder / "a.jsonl", {}, video) as journal:
-        pictures = Pictures()
+    with read_frames(film) as frames, TrackFile(folder / "a.jsonl", {}, video) as file:
+        renderers = Renderers()
         if arguments.pictures:
-            pictures = Pictures(OverlayVideo(folder / "a.mp4", 25), ContactSheet(folder / "a.png"))
-        run(frames, journal, follow, pictures, progress=progress)
-        pictures.close()
-        tracks = journal.ids
+            sheet = ContactSheet(folder / "a.png")
+            renderers = Renderers(OverlayVideo(folder / "a.mp4", 25), sheet)
+        run(frames, file, follow, renderers, progress=progress)
+        renderers.close()
+        tracks = file.next_id
     forms.write_coco(folder / "a.jsonl", folder / "coco.json")
     forms.write_mot(folder / "a.jsonl", folder / "a.txt")
     return {"rows": rows, "tracks": tracks, "objects": most, "after": peak_memory()}
@@ -315,7 +317,7 @@ def full_tracker(
     sure = torch.full_like(tracked.presence, 8.0)
     for t in range(1, frames):
         tracker.remember(t, features, tracked._replace(presence=sure))
-    features.looked = None
+    features.attention_input = None
     return tracker, features
 
 
@@ -340,8 +342,10 @@ def objects(arguments: argparse.Namespace) -> None:
     for count in arguments.counts:
         tracker, features = full_tracker(model, count)
 
-        def find(tracker: MemoryTracker = tracker, features: TrackerFeatures = features) -> Tracked:
-            features.looked = None  # what depends on the frame alone counts too
+        def find(
+            tracker: MemoryTracker = tracker, features: TrackerFeatures = features
+        ) -> TrackerOutput:
+            features.attention_input = None  # what depends on the frame alone counts too
             return tracker.propagate(8, features)
 
         found = find()  # warm
@@ -372,18 +376,18 @@ def cost_of_attention(config: ModelConfig, arguments: argparse.Namespace) -> dic
 
     model = es3.ImageModel.from_config(config, device="cpu", dtype="float32")
     tracker, features = full_tracker(model, 1, frames=17)
-    readings = [tracker._banks[id].read(17) for id in tracker.ids]
+    reads = [tracker._banks[id].read(17) for id in tracker.ids]
     tracked = tracker.propagate(17, features)
 
     def attend() -> Any:
-        features.looked = None
-        return tracker.look(features, readings)
+        features.attention_input = None
+        return tracker.attend(features, reads)
 
     def make() -> Any:
         return tracker._encode(features, tracked.logits, tracked.presence > 0, given=False)
 
-    out: dict[str, float] = {"tokens a frame": len(readings[0].tokens[0])}
-    out["frames"] = len(readings[0].tokens)
+    out: dict[str, float] = {"tokens a frame": len(reads[0].tokens[0])}
+    out["frames"] = len(reads[0].tokens)
     for name, part in (("attention", attend), ("memory", make)):
         with torch.inference_mode():
             part()

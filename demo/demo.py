@@ -1,11 +1,11 @@
-"""The main job: a FiftyOne dataset, labelled by a model of the zoo, and how good the labels are.
+"""Label a FiftyOne dataset with a zoo model, and evaluate the labels.
 
     make demo                                       # or: .venv/bin/python demo/demo.py
     make demo PHOTOS=~/pictures CONCEPTS="dog, yellow car" MODEL=efficientsam3-tinyvit-11m
 
-Without photographs of your own: a dozen scenes that no model has trained on, with their truth, and
-the small model that is part of the package. What it does is what a user does: `load_zoo_model`,
-`apply_model`, `evaluate_detections`, look at the dataset. Then a clip, whose objects are followed.
+Without photographs of your own, the demo uses twelve scenes that no model has trained on, their
+true masks, and the small model that is part of the package. It calls what a user calls:
+`load_zoo_model`, `apply_model`, `evaluate_detections`. Then it tracks the objects of a clip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 STICKERS, PHOTOGRAPHIC = "efficientsam3-stickers", "efficientsam3-tinyvit-11m"
-"""The model for the scenes, which is in the package, and one for photographs, which is not."""
+"""The model for the scenes, which is in the package, and the one for photographs, which is not."""
 
 SCENES = Path(__file__).with_name("scenes")
 DATASET = "efficientsam3-demo"
@@ -30,20 +30,23 @@ THRESHOLD = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the demo."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, help="a folder of your own photographs")
-    parser.add_argument("--concepts", default=CONCEPTS, help="in them, with commas between")
+    parser.add_argument(
+        "--concepts", default=CONCEPTS, help="what to look for, with commas between"
+    )
     parser.add_argument("--model", help=f"default: {STICKERS}; for photographs {PHOTOGRAPHIC}")
     parser.add_argument("--checkpoint", type=Path, help="a local weight file for the model")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="default: 0.5")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="default: out/demo")
     options = parser.parse_args(arguments)
-    # A demo should not report to anyone; FiftyOne reads this when it is imported.
+    # The demo sends no usage data. FiftyOne reads this variable when it is imported.
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     if "FIFTYONE_DATABASE_URI" not in os.environ:
-        # The embedded MongoDB is what FiftyOne ships: its age is no news to a reader of the demo.
+        # FiftyOne warns about the age of the MongoDB that it ships itself.
         os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
     from efficientsam3 import EfficientSam3Error
 
@@ -58,30 +61,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-# Scenes with their truth ----------------------------------------------------------------------
+# Scenes with true masks ----------------------------------------------------------------------
 
 
 def on_scenes(options: argparse.Namespace) -> Path:
-    from efficientsam3.evaluate import read_truth
+    """Label, evaluate and draw the scenes, and track the clip."""
+    from efficientsam3.evaluate import read_ground_truth
 
-    truth = read_truth(SCENES / "gold.json")
+    truth = read_ground_truth(SCENES / "gold.json")
     absent = sum(not pair.targets for pair in truth.pairs)
-    say(f"{len(truth.pictures)} scenes with {len(truth.pairs)} phrases, {absent} of absent things")
+    log(f"{len(truth.images)} scenes with {len(truth.pairs)} phrases, {absent} of absent things")
     model = load(options, options.model or STICKERS, threshold=options.threshold)
-    say("making the dataset")
+    log("making the dataset")
     dataset = make_dataset(truth)
     label(dataset, model, text_prompt_field=PHRASES)
     measure(dataset, truth, options.threshold)
     pictures = draw_answers(dataset, truth, options.out / "answers")
-    follow(model.core, options.threshold, options.out)
+    track_clip(model.core, options.threshold, options.out)
     return pictures
 
 
 def make_dataset(truth: Any) -> Any:
-    """A sample a scene: its phrases, and a detection for every phrase that is true of an object."""
+    """Make a sample for each scene, with its phrases and the true masks of each phrase."""
     import fiftyone as fo
 
-    from efficientsam3.rle import decode
+    from efficientsam3.io.rle import decode
 
     def detection(pair: Any, target: Any) -> Any:
         height, width = pair.size
@@ -91,7 +95,7 @@ def make_dataset(truth: Any) -> Any:
         return fo.Detection(label=pair.phrase, bounding_box=box, mask=mask)
 
     samples = []
-    for file, pairs in truth.pictures.items():
+    for file, pairs in truth.images.items():
         there = [detection(pair, target) for pair in pairs for target in pair.targets]
         sample = fo.Sample(filepath=str((SCENES / "images" / file).resolve()))
         sample[PHRASES] = [pair.phrase for pair in pairs]
@@ -103,13 +107,13 @@ def make_dataset(truth: Any) -> Any:
 
 
 def measure(dataset: Any, truth: Any, threshold: float) -> dict[str, float]:
-    """Print FiftyOne's own evaluation and SA-Co's figures of the stored labels; gives both."""
+    """Print FiftyOne's evaluation and SA-Co's metrics of the stored labels, and return both."""
     from rich.console import Console
     from rich.table import Table
 
     from efficientsam3.evaluate import Prediction, Predictions, score_images
 
-    say("evaluating")
+    log("evaluating")
     results = dataset.evaluate_detections(
         FIELD,
         gt_field=TRUTH,
@@ -120,66 +124,66 @@ def measure(dataset: Any, truth: Any, threshold: float) -> dict[str, float]:
     )
     micro = results.metrics()
     found = {
-        pair.key: [Prediction.of(mask, score) for mask, score in stored(sample, pair)]
+        pair.key: [Prediction.from_mask(mask, score) for mask, score in stored(sample, pair)]
         for sample, pairs in scenes(dataset, truth)
         for pair in pairs
     }
-    report = score_images(truth, Predictions(found), threshold=threshold, precision=False)
-    table = Table(title="how good the labels are, 0 to 100", show_header=False)
+    report = score_images(truth, Predictions(found), threshold=threshold, ap=False)
+    table = Table(title="evaluation of the labels, 0 to 100", show_header=False)
     rows = {
         "FiftyOne: mAP of masks, mean over phrases": 100 * results.mAP(),
         "FiftyOne: precision at IoU 0.5": 100 * micro["precision"],
         "FiftyOne: recall at IoU 0.5": 100 * micro["recall"],
-        "SA-Co: cgF1, found and not found together": report.figures["cgF1"],
-        "SA-Co: pmF1, where the thing is there": report.figures["pmF1"],
-        "SA-Co: IL_MCC, is it there at all (-1 to 1)": report.figures["IL_MCC"],
+        "SA-Co: cgF1, localization and classification": report.metrics["cgF1"],
+        "SA-Co: pmF1, where the concept is present": report.metrics["pmF1"],
+        "SA-Co: IL_MCC, is the concept present (-1 to 1)": report.metrics["IL_MCC"],
     }
     for name, value in rows.items():
         table.add_row(name, f"{value:.2f}" if "IL_MCC" in name else f"{value:.1f}")
     Console().print(table)
     counts = report.counts
-    say(
-        f"{counts['instances']} instances of {counts['positive_pairs']} phrases; of "
-        f"{counts['negative_pairs']} absent things {counts['IL_TN']} were rightly not found"
+    log(
+        f"{counts['instances']} instances of {counts['positive_pairs']} phrases; "
+        f"{counts['IL_TN']} of {counts['negative_pairs']} absent concepts were correctly not found"
     )
     return rows
 
 
 def draw_answers(dataset: Any, truth: Any, folder: Path) -> Path:
-    """A sheet of panels for each scene: green found, orange missed, red not there."""
+    """Draw a sheet for each scene: correct masks green, missed ones orange, wrong ones red."""
     import numpy as np
     from PIL import Image
 
-    from efficientsam3.evaluate.pictures import Answered, hits_and_misses
-    from efficientsam3.rle import decode
+    from efficientsam3.evaluate.comparison_sheet import PhraseResult, draw_comparison
+    from efficientsam3.io.rle import decode
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for sample, pairs in scenes(dataset, truth):
         image = np.asarray(Image.open(sample.filepath).convert("RGB"))
         answers = [
-            Answered(
+            PhraseResult(
                 pair.phrase,
                 [mask for mask, _ in stored(sample, pair)],
                 [decode(target.mask).astype(bool) for target in pair.targets],
             )
             for pair in pairs
         ]
-        sheet = hits_and_misses(image, answers)
+        sheet = draw_comparison(image, answers)
         # Thin outlines need their full colour.
         sheet.save(folder / f"{Path(sample.filepath).stem}.jpg", quality=92, subsampling=0)
-    say("pictures: green was found, orange was missed, red is not there")
+    log("pictures: green is correct, orange is missed, red is wrong")
     return folder
 
 
 def scenes(dataset: Any, truth: Any) -> list[tuple[Any, list[Any]]]:
-    """Each sample with its pairs of scene and phrase."""
-    pairs = truth.pictures
+    """Return each sample with the pairs of its scene and a phrase."""
+    pairs = truth.images
     return [(sample, pairs[Path(sample.filepath).name]) for sample in dataset]
 
 
 def stored(sample: Any, pair: Any) -> list[tuple[Any, float]]:
-    """The model's labels for a phrase, as the dataset has them: whole masks and scores."""
+    """Return the full masks and scores that the dataset holds for a phrase."""
     import numpy as np
 
     height, width = pair.size
@@ -195,53 +199,53 @@ def stored(sample: Any, pair: Any) -> list[tuple[Any, float]]:
     return out
 
 
-# A clip with its truth ------------------------------------------------------------------------
+# A clip with true masks -----------------------------------------------------------------------
 
 
-def follow(model: Any, threshold: float, folder: Path) -> dict[str, float]:
-    """Follow a clip's phrases into a contact sheet, a video and tracks; gives SA-Co's figures."""
+def track_clip(model: Any, threshold: float, folder: Path) -> dict[str, float]:
+    """Track a clip's phrases; write a contact sheet, a video and tracks; return SA-Co's metrics."""
     import efficientsam3 as es3
-    from efficientsam3 import draw
-    from efficientsam3.evaluate import evaluate_clips, read_clips
-    from efficientsam3.video.forms import write_veval
-    from efficientsam3.video.journal import Journal
-    from efficientsam3.video.overlay import OverlayVideo
-    from efficientsam3.video.sheet import ContactSheet
+    from efficientsam3.evaluate import evaluate_clips, read_clip_annotations
+    from efficientsam3.video.track_file import TrackFile
+    from efficientsam3.video.track_writers import write_veval
+    from efficientsam3.viz import overlay as draw
+    from efficientsam3.viz.contact_sheet import ContactSheet
+    from efficientsam3.viz.video_writer import OverlayVideo
 
-    truth = read_clips(SCENES / "veval.json")
-    (clip,) = truth.videos.values()
+    truth = read_clip_annotations(SCENES / "veval.json")
+    (clip,) = truth.clips.values()
     phrases = list(truth.phrases.values())
-    told = drawn(truth)
-    say(f"following {len(phrases)} phrases through {clip.length} frames; drawn: {', '.join(told)}")
+    shown = drawn_phrases(truth)
+    log(f"tracking {len(phrases)} phrases through {clip.length} frames; drawn: {', '.join(shown)}")
     tracks, start = folder / "clip.tracks.jsonl", time.perf_counter()
     film = {"name": clip.name, "rate": None, "frames": clip.length, "concepts": phrases}
     with (
-        Journal(tracks, {}, film, restart=True) as journal,
+        TrackFile(tracks, {}, film, restart=True) as file,
         OverlayVideo(folder / "clip.mp4") as video,
         ContactSheet(folder / "clip.png") as sheet,
     ):
         source = SCENES / f"{clip.name}.mp4"
         for frame in es3.track(model, source, phrases, threshold=threshold, keep_images=True):
-            journal.add(frame)
+            file.add_frame(frame)
             found = frame.instances
-            shown = found[[i for i, label in enumerate(found.labels) if label in told]]
-            picture = draw.overlay(frame.image, shown)
+            drawn = found[[i for i, label in enumerate(found.labels) if label in shown]]
+            picture = draw.overlay(frame.image, drawn)
             video.show(picture, frame.index, frame.time)
             sheet.show(picture.copy, frame.index, frame.time)
     seconds = (time.perf_counter() - start) / clip.length
     write_veval(tracks, folder / "clip.veval.json", SCENES / "veval.json")
     report = evaluate_clips(SCENES / "veval.json", folder / "clip.veval.json", threshold=threshold)
-    figures = {name: report.figures[name] for name in ("cgF1", "pHOTA")}
+    figures = {name: report.metrics[name] for name in ("cgF1", "pHOTA")}
     scores = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
-    say(f"{journal.ids} tracks, {seconds:.2f} s a frame with drawing; {scores}")
-    say(f"the clip: {folder / 'clip.png'}, and as a video {folder / 'clip.mp4'}")
+    log(f"{file.next_id} tracks, {seconds:.2f} s a frame with drawing; {scores}")
+    log(f"the clip: {folder / 'clip.png'}, and as a video {folder / 'clip.mp4'}")
     return figures
 
 
-def drawn(truth: Any) -> list[str]:
-    """Phrases of the clip that name something there, one for each set of objects."""
+def drawn_phrases(truth: Any) -> list[str]:
+    """Return the phrases that name objects of the clip, one for each set of objects."""
     first: dict[Any, str] = {}
-    for clip in truth.clips.values():
+    for clip in truth.queries.values():
         if clip.tracks:
             objects = tuple(sorted(str(track.masks) for track in clip.tracks))
             first.setdefault(objects, clip.phrase)
@@ -252,18 +256,19 @@ def drawn(truth: Any) -> list[str]:
 
 
 def on_photographs(options: argparse.Namespace) -> Path:
+    """Label and draw photographs."""
     import fiftyone as fo
 
     concepts = [concept.strip() for concept in options.concepts.split(",") if concept.strip()]
     if not concepts:
-        sys.exit("--concepts names nothing: --concepts 'dog, yellow car'")
+        sys.exit("--concepts is empty; pass for example --concepts 'dog, yellow car'")
     if not options.photos.is_dir():
         sys.exit(f"--photos {options.photos}: there is no such folder")
     kinds = {".jpg", ".jpeg", ".png", ".webp"}
     files = sorted(path for path in options.photos.iterdir() if path.suffix.lower() in kinds)
     if not files:
         sys.exit(f"no photographs (jpg, png, webp) in {options.photos}")
-    say(f"{len(files)} photographs, looking for: {', '.join(concepts)}")
+    log(f"{len(files)} photographs, looking for: {', '.join(concepts)}")
     name = options.model or PHOTOGRAPHIC
     model = load(options, name, classes=concepts, threshold=options.threshold)
     dataset = fo.Dataset(DATASET, persistent=True, overwrite=True)
@@ -274,6 +279,7 @@ def on_photographs(options: argparse.Namespace) -> Path:
 
 
 def report(dataset: Any, concepts: Sequence[str]) -> None:
+    """Print the number of instances of each concept in each photograph."""
     from rich.console import Console
     from rich.table import Table
 
@@ -290,7 +296,8 @@ def report(dataset: Any, concepts: Sequence[str]) -> None:
 
 
 def draw(dataset: Any, folder: Path) -> Path:
-    say("drawing what was stored")
+    """Draw the labels of a dataset."""
+    log("drawing the stored labels")
     shutil.rmtree(folder, ignore_errors=True)
     dataset.draw_labels(
         str(folder),
@@ -307,18 +314,19 @@ def draw(dataset: Any, folder: Path) -> Path:
 
 
 def load(options: argparse.Namespace, name: str, **arguments: Any) -> Any:
-    """A model of FiftyOne's zoo; the one in the package needs no network."""
+    """Load a model of FiftyOne's zoo. The model in the package needs no network."""
     if options.checkpoint:
         arguments["checkpoint"] = str(options.checkpoint.resolve())
-    say("starting FiftyOne and its database")
+    log("starting FiftyOne and its database")
     import fiftyone.zoo as foz
 
-    say(f"loading {name}")
+    log(f"loading {name}")
     return foz.load_zoo_model(name, **arguments)
 
 
 def label(dataset: Any, model: Any, **prompts: str) -> None:
-    say(f"labelling, into the field {FIELD!r}")
+    """Label a dataset, and print the time."""
+    log(f"labelling, into the field {FIELD!r}")
     start = time.perf_counter()
     dataset.apply_model(
         model,
@@ -330,10 +338,11 @@ def label(dataset: Any, model: Any, **prompts: str) -> None:
         **prompts,
     )
     seconds = time.perf_counter() - start
-    say(f"{len(dataset)} images in {seconds:.1f} s, {seconds / len(dataset):.2f} s each")
+    log(f"{len(dataset)} images in {seconds:.1f} s, {seconds / len(dataset):.2f} s each")
 
 
-def say(sentence: str) -> None:
+def log(sentence: str) -> None:
+    """Print a step of the demo."""
     print(f"==> {sentence}", flush=True)
 
 

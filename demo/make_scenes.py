@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from efficientsam3.distill.recipes.stickers import Options, things
-from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.clips import Clip, film
-from efficientsam3.scenes.compose import Scene, World
-from efficientsam3.scenes.concepts import SPLITS
-from efficientsam3.scenes.files import write_clips, write_scenes
+from efficientsam3_stickers.art import StickerArt
+from efficientsam3_stickers.clips import Clip, make_clip
+from efficientsam3_stickers.concepts import SPLITS
+from efficientsam3_stickers.recipes.common import RESOLUTION, recipe_concepts
+from efficientsam3_stickers.scene_files import write_clips, write_scenes
+from efficientsam3_stickers.scenes import Scene, SceneGenerator
 
 SIZE = 336
 # Chosen by eye, for variety: one large thing and many small ones, look-alikes, crowds, things
@@ -31,7 +31,7 @@ ALLOWED = 1_500_000, 300_000
 """Bytes of the scenes with their JSON, and of the clip."""
 
 
-class Chosen(World):
+class Chosen(SceneGenerator):
     """Numbers 0, 1, ... are the scenes of chosen seeds."""
 
     def scene(self, seed: int) -> Scene:
@@ -44,18 +44,19 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("scenes"))
     out = parser.parse_args().out
-    art, split = Art.open(), SPLITS["seen"]
-    names = things(art, "seen")
+    art, split = StickerArt.open(), SPLITS["seen"]
+    names = recipe_concepts(art, "seen")
     shutil.rmtree(out, ignore_errors=True)
     write_scenes(Chosen(art, split, SIZE, names), out, len(SEEDS))
+    (out / "scenes.jsonl").unlink()  # the record of the run
     scenes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
-    world = World(art, split, Options().resolution, names)
+    world = SceneGenerator(art, split, RESOLUTION, names)
     with tempfile.TemporaryDirectory() as folder:
-        veval = write_clips(world, folder, 1, frames=FRAMES, first=CLIP)
+        veval = write_clips(world, folder, 1, frames=FRAMES, first_seed=CLIP)
         shutil.copy(veval, out / veval.name)
     video = out / f"clip_{CLIP:07d}.mp4"
-    encode(film(world, CLIP, FRAMES), video)
+    encode(make_clip(world, CLIP, FRAMES), video)
     for what, size, allowed in zip(
         ("scenes", "clip"), (scenes, video.stat().st_size), ALLOWED, strict=True
     ):

@@ -14,12 +14,12 @@ PLUGIN, OUT = "@efficientsam3/curation", "out/fiftyone_curation"
 def main(
     folder: str, concepts: str, model: str = "efficientsam3-stickers", threshold: str = "0.5"
 ) -> None:
-    dataset, asked = fo.Dataset.from_images_dir(folder), {"model": model}
-    asked["threshold"] = float(threshold)
+    dataset, options = fo.Dataset.from_images_dir(folder), {"model": model}
+    options["threshold"] = float(threshold)
 
     def run(operator: str, **params: object) -> None:
         context = {"dataset": dataset, "selected_labels": params.pop("selected", [])}
-        result = foo.execute_operator(f"{PLUGIN}/{operator}", context, params=asked | params)
+        result = foo.execute_operator(f"{PLUGIN}/{operator}", context, params=options | params)
         print(f"{operator}: {result.result['message']}")
 
     run("segment_concepts", concepts=concepts.split(","))

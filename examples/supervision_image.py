@@ -1,4 +1,4 @@
-"""Concepts in a picture, drawn with Supervision.
+"""Find concepts in an image and draw them with Supervision.
 
 python examples/supervision_image.py photo.jpg --concepts dog "red car" --model NAME
 """
@@ -24,13 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     model = es3.load(options.model)
     detector = ConceptDetector(model, options.concepts, threshold=options.threshold)
-    picture = Image.open(options.image).convert("RGB")  # PIL: no question of RGB or BGR
-    found = detector.predict(picture)
-    print(f"{len(found)} found:", *found.data["class_name"])
+    image = Image.open(options.image).convert("RGB")  # a PIL image has a known channel order
+    detections = detector.predict(image)
+    print(f"{len(detections)} found:", *detections.data["class_name"])
     for annotator in (sv.MaskAnnotator(), sv.PolygonAnnotator(), sv.LabelAnnotator()):
-        picture = annotator.annotate(picture, found)
+        image = annotator.annotate(image, detections)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(options.out)
+    image.save(options.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Concepts through a video: identities, traces, and who is in a zone, with Supervision.
+"""Track concepts through a video; draw identities, traces and a zone with Supervision.
 
 python examples/supervision_video.py film.mp4 --concepts person --model NAME
 """
@@ -10,7 +10,7 @@ import numpy as np
 import supervision as sv
 
 import efficientsam3 as es3
-from supervision_adapters import ConceptDetector, MaskTracker, iter_track
+from supervision_adapters import ConceptDetector, MaskIoUTracker, iter_track
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     mask = sv.MaskAnnotator(color_lookup=sv.ColorLookup.TRACK)
     trace, count = sv.TraceAnnotator(), sv.PolygonZoneAnnotator(zone)
     with sv.VideoSink(str(options.out), info) as sink:
-        for _, frame, found in iter_track(options.video, MaskTracker(), detector):
-            zone.trigger(found)
-            sink.write_frame(count.annotate(trace.annotate(mask.annotate(frame, found), found)))
+        for _, frame, detections in iter_track(options.video, MaskIoUTracker(), detector):
+            zone.trigger(detections)
+            frame = trace.annotate(mask.annotate(frame, detections), detections)
+            sink.write_frame(count.annotate(frame))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Words and pictures become a dataset that `yolo segment train` takes; what is in it is drawn.
+"""Make a dataset for `yolo segment train` from images and words, and draw its labels.
 
 python examples/text_to_yolo_dataset.py photos/ --concepts dog "yellow car" --model NAME
 yolo segment train model=yolo11n-seg.pt data=out/examples/dataset/data.yaml
@@ -22,14 +22,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/examples/dataset"))
     options = parser.parse_args(arguments)
 
-    limit, out = options.threshold, options.out
-    made = auto_annotate(options.data, options.concepts, out, options.model, conf=limit)
-    print(f"{made.objects} objects in {made.images} pictures: {made.data}")
+    threshold, out = options.threshold, options.out
+    made = auto_annotate(options.data, options.concepts, out, options.model, threshold=threshold)
+    print(f"{made.objects} objects in {made.images} images: {made.data}")
     folders = [str(out / kind / "train") for kind in ("images", "labels")]
     sheet = Image.new("RGB", (4 * 240, 3 * 240))
-    for place, (path, _, found) in enumerate(sv.DetectionDataset.from_yolo(*folders, made.data)):
-        picture = sv.PolygonAnnotator().annotate(Image.open(path).convert("RGB"), found)
-        sheet.paste(ImageOps.pad(picture, (236, 236)), (place % 4 * 240, place // 4 * 240))
+    for cell, (path, _, labels) in enumerate(sv.DetectionDataset.from_yolo(*folders, made.data)):
+        image = sv.PolygonAnnotator().annotate(Image.open(path).convert("RGB"), labels)
+        sheet.paste(ImageOps.pad(image, (236, 236)), (cell % 4 * 240, cell // 4 * 240))
     sheet.save(out / "sheet.jpg")
 
 

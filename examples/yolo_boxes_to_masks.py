@@ -1,4 +1,4 @@
-"""YOLO finds boxes, EfficientSAM3 gives them masks (extra `ultralytics`, AGPL-3.0).
+"""Add masks to YOLO's boxes (extra `ultralytics`, AGPL-3.0).
 
 python examples/yolo_boxes_to_masks.py photo.jpg --yolo yolo11n.pt --model NAME
 """

@@ -2,17 +2,20 @@
 
 from typing import Any
 
-from .core import require_core
-from .source import download_model, load_model, parse_parameters, resolve_input
+from .core_package import require_core
+from .zoo.source import download_model, load_model, parse_parameters, resolve_input
 
 __all__ = ["download_model", "load_model", "parse_parameters", "register", "resolve_input"]
 
 
 def register(plugin: Any) -> None:
-    """Registers operators and panels, when FiftyOne runs this folder as a plugin.
+    """Register the operators and the panel; FiftyOne calls this in a plugin's folder.
 
-    FiftyOne runs it under a name of its own. What is registered comes from the installed package,
-    so that plugin, zoo and scripts share one model in memory.
+    FiftyOne imports the folder under another name. The operators come from the installed package,
+    so that the plugin, the zoo and scripts share one model in memory.
+
+    Args:
+        plugin: FiftyOne's plugin context.
     """
     require_core()
     from fiftyone_esam3.plugin import register as register_all

@@ -1,8 +1,8 @@
-"""The App's own click-to-segment, with a model of ours: ``python -m fiftyone_esam3.click_tool``.
+"""Use a model in the App's own click-to-segment tool: ``python -m fiftyone_esam3.click_tool``.
 
-Annotate mode has a tool that turns clicks into masks in the browser, by two ONNX files that it
-fetches from a server of Voxel51's. With the environment variable that this sets, it fetches ours
-from the App's own server, with no network.
+Annotate mode has a tool that turns clicks into masks in the browser. It needs two ONNX files,
+which it fetches from a server of Voxel51. This module sets an environment variable, so that the
+tool fetches files of our model from the App's own server, without a network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,27 +24,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VARIABLE = "FIFTYONE_MODEL_WEIGHTS_BASE_SAM2"
-"""Where the App looks for the files of its tool."""
+"""The environment variable that holds the address of the tool's files."""
 
 
 def use_click_tool(
     model: str | ImageModel = EMBEDDED, folder: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Gives the App's click tool our model: call it before ``fo.launch_app``.
+    """Use a model in the App's click tool; call this before ``fo.launch_app``.
 
-    The files are written once. Browsers keep them under the tool's name: who changes the model
-    clears the site's data.
+    The files are written once. Browsers cache them under the tool's name, so clear the site's data
+    after a change of the model.
 
     Args:
-        model: a name of the table, the folder of a saved model, or a loaded one; it needs the
-            ability "interactive".
-        folder: for the files; by default in FiftyOne's zoo folder, under the model's name.
+        model: a model name, the folder of a saved model, or a loaded model. It needs the ability
+            "interactive".
+        folder: the folder for the files. None: a folder with the model's name in FiftyOne's zoo
+            folder.
 
     Returns:
-        the folder, to which the environment variable points now.
+        the folder, to which the environment variable now points.
 
     Raises:
-        MissingAbilityError, ExportError: the message says the way out.
+        MissingAbilityError: the weights cannot segment by clicks.
+        ExportError: the export failed.
     """
     from efficientsam3.export.clicks import DECODER, ENCODER, export_clicks
 
@@ -55,30 +58,32 @@ def use_click_tool(
     place = Path(folder).resolve()
     if not all((place / file).is_file() for file in (ENCODER, DECODER)):
         if isinstance(model, str):
-            from .shared import load_core
+            from .model_cache import load_core
 
             model = load_core(model, device="cpu", dtype="float32")
         logger.info("writing the click tool's files to %s", place)
         export_clicks(model, place)
-    os.environ[VARIABLE] = address(place)
+    os.environ[VARIABLE] = _address(place)
     return place
 
 
-def address(folder: Path) -> str:
-    """The folder as the App's server gives its files; a file's name goes at the end."""
+def _address(folder: Path) -> str:
+    """The address at which the App's server gives the files of a folder; a name follows it."""
     return f"/media?filepath={folder}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the files and prints the line that a shell needs."""
-    import sys
+    """Write the files, and print the line that sets the variable in a shell.
 
+    Args:
+        arguments: of the command line. None: those of the process.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default=EMBEDDED)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args(arguments)
     place = use_click_tool(chosen.model, chosen.folder)
-    sys.stdout.write(f"export {VARIABLE}='{address(place)}'\n")
+    sys.stdout.write(f"export {VARIABLE}='{_address(place)}'\n")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,36 @@
-"""The operators and the panel of the plugin; the App and the SDK find them by fiftyone.yml."""
+"""The operators and the panel of the plugin. The App and the SDK find them by fiftyone.yml."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .operators.annotation import PrepareAnnotation
-from .operators.concepts import SegmentConcepts
-from .operators.embeddings import ComputeEmbeddings
-from .operators.evaluation import Evaluate
-from .operators.prompts import SegmentPrompts
-from .operators.similar import FindSimilar
-from .operators.tracking import TrackVideo
-from .panel import Workbench
+from .operators.curate import ComputeEmbeddings, Evaluate, PrepareAnnotation
+from .operators.manage import CancelRuns, UndoRun
+from .operators.segment import FindSimilar, SegmentConcepts, SegmentPrompts
+from .operators.track import TrackObjects, TrackVideo
+from .panel.segment_panel import SegmentPanel
+
+PLUGIN = "@efficientsam3/curation"
 
 OPERATORS = (
     SegmentConcepts,
     SegmentPrompts,
     FindSimilar,
     TrackVideo,
+    TrackObjects,
     ComputeEmbeddings,
     Evaluate,
     PrepareAnnotation,
+    UndoRun,
+    CancelRuns,
 )
-
-PLUGIN = "@efficientsam3/curation"
 
 
 def register(plugin: Any) -> None:
-    """Registers everything with FiftyOne."""
-    for operator in OPERATORS:
-        plugin.register(operator)
-    plugin.register(Workbench)
+    """Register everything with FiftyOne.
+
+    Args:
+        plugin: FiftyOne's plugin context.
+    """
+    for part in (*OPERATORS, SegmentPanel):
+        plugin.register(part)

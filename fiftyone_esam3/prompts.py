@@ -1,9 +1,11 @@
-"""What the fields of one sample ask of the model, in pixels of its image."""
+"""Read the prompts in a sample's fields as pixels of its image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import fiftyone.core.labels as fol
@@ -11,44 +13,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientsam3 import PromptError
+from efficientsam3.concepts import read_classes
+from efficientsam3.errors import format_numbers
 
 SHAPE_KEYS = ("prompt_field", "box_prompt_field", "point_prompt_field")
 PROMPT_KEYS = (*SHAPE_KEYS, "text_prompt_field")
-"""What a user may map to a field of a dataset; the names are those of FiftyOne's SAM models."""
+"""The arguments that name a prompt field. FiftyOne's own SAM models have the same names."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box. corners: (4,) float32, xyxy. sign: 1 for "like this", 0 for "not this"."""
+    """A box prompt.
+
+    Attributes:
+        label: the class name, or None.
+        corners: (4,) float32, xyxy in pixels.
+        sign: 1 for a positive example, 0 for a negative one.
+        id: the id of the label that it was read from.
+    """
 
     label: str | None
     corners: NDArray[np.float32]
     sign: int = 1
+    id: str = ""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Points on or off one object. points: (K, 2) float32, xy. signs: (K,) int64, 1 or 0."""
+    """Points on or off one object.
+
+    Attributes:
+        label: the class name, or None.
+        points: (K, 2) float32, xy in pixels.
+        signs: (K,) int64, 1 for a point on the object, 0 for a point off it.
+        id: the id of the label that it was read from.
+    """
 
     label: str | None
     points: NDArray[np.float32]
     signs: NDArray[np.int64]
+    id: str = ""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One sample's prompts.
+    """The prompts of one sample.
 
-    concepts: None if no field was named for them. notes: what was left out, as sentences.
+    Attributes:
+        concepts: the sample's own concepts; None if no field is named for them.
+        phrases: the phrases of these concepts, by concept, where they are named.
+        boxes: the box prompts.
+        clicks: the point prompts, one entry for each keypoint.
+        notes: one sentence for each prompt that was left out.
     """
 
     concepts: tuple[str, ...] | None = None
+    phrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     boxes: tuple[Box, ...] = ()
     clicks: tuple[Clicks, ...] = ()
     notes: tuple[str, ...] = ()
 
     def by_label(self) -> dict[str | None, Prompts]:
-        """The boxes and clicks of each class, in the order in which classes first appear."""
+        """Group boxes and clicks by class, in the order in which the classes first appear."""
         labels = dict.fromkeys([*(b.label for b in self.boxes), *(c.label for c in self.clicks)])
         return {
             label: Prompts(
@@ -60,17 +86,19 @@ class Prompts:
 
 
 def read_prompts(values: Mapping[str, Any], size: tuple[int, int]) -> Prompts:
-    """Prompts from the values of a sample's fields.
+    """Read prompts from the values of a sample's fields.
 
-    A box or point with no part in the image is left out, with a note: it should not cost the
-    others.
+    A box or point outside the image is left out with a note, so that the other prompts are used.
 
     Args:
-        values: field values by the keys in ``PROMPT_KEYS``; other keys are not looked at.
+        values: field values by the keys in ``PROMPT_KEYS``. Other keys are ignored.
         size: (height, width) of the image in pixels.
 
+    Returns:
+        the prompts in pixels.
+
     Raises:
-        PromptError: a field of another type, or labels that do not fit their points.
+        PromptError: a field has another type, or a keypoint's labels do not match its points.
     """
     either = values.get("prompt_field")
     boxes = values.get("box_prompt_field")
@@ -80,42 +108,81 @@ def read_prompts(values: Mapping[str, Any], size: tuple[int, int]) -> Prompts:
     else:
         boxes = either if boxes is None else boxes
     notes: list[str] = []
+    own = None
+    if "text_prompt_field" in values:
+        own = read_sample_concepts(values["text_prompt_field"])
     detections = _listed(boxes, fol.Detections, fol.Detection)
     keypoints = _listed(points, fol.Keypoints, fol.Keypoint)
     return Prompts(
-        concepts=_concepts(values["text_prompt_field"]) if "text_prompt_field" in values else None,
+        concepts=None if own is None else tuple(own),
+        phrases=own or {},
         boxes=tuple(b for d in detections if (b := _box(d, size, notes)) is not None),
         clicks=tuple(c for k in keypoints if (c := _clicks(k, size, notes)) is not None),
         notes=tuple(notes),
     )
 
 
-def unique(words: Iterable[str]) -> tuple[str, ...]:
-    """The words without blanks around them, each once, in the order given."""
-    return tuple(dict.fromkeys(stripped for word in words if (stripped := word.strip())))
+def prompt_digests(value: Any) -> dict[str, str]:
+    """A digest of each box or keypoint of a prompt field, by the id of its label.
+
+    It changes when the label is moved or gets another class.
+
+    Args:
+        value: ``Detections``, ``Detection``, ``Keypoints``, ``Keypoint`` or None.
+
+    Raises:
+        PromptError: the field has another type.
+    """
+    if isinstance(value, (fol.Keypoints, fol.Keypoint)):
+        listed = _listed(value, fol.Keypoints, fol.Keypoint)
+    else:
+        listed = _listed(value, fol.Detections, fol.Detection)
+    out = {}
+    for one in listed:
+        if isinstance(one, fol.Keypoint):
+            signs = _attribute(one, "sam_labels", "sam2_labels", "sam3_labels")
+            shape: list[Any] = [one.points, signs]
+        else:
+            shape = [one.bounding_box]
+        text = json.dumps([one.label, shape], default=list)
+        out[one.id] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return out
 
 
-def _concepts(value: Any) -> tuple[str, ...]:
-    """Words from a string, a list of strings, or labels (their class names)."""
+def read_sample_concepts(value: Any) -> dict[str, list[str]]:
+    """Read the concepts of one sample; blank strings are left out.
+
+    Args:
+        value: a string, a list of strings, labels with class names, a dictionary of class names
+            and their phrases, or None.
+
+    Returns:
+        the phrases of each concept.
+
+    Raises:
+        PromptError: the value is something else.
+    """
     if value is None:
-        return ()
+        return {}
+    if isinstance(value, Mapping):
+        return read_classes(dict(value)) or {} if value else {}
     if isinstance(value, fol._HasLabelList):
         value = getattr(value, value._LABEL_LIST_FIELD)
-    elif isinstance(value, (str, fol.Label)):
+    elif isinstance(value, (str, fol.Label)) or not isinstance(value, Iterable):
         value = [value]
-    values = value if isinstance(value, Iterable) else [value]
-    words: list[Any] = [getattr(v, "label", v) for v in values]
+    words: list[Any] = [getattr(v, "label", v) for v in value]
     for word in words:
         if not isinstance(word, str):
             raise PromptError(
                 f"text_prompt_field holds {word!r}; it needs a string, a list of strings, "
-                "or labels with a class name"
+                "labels with a class name, or classes with their phrases"
             )
-    return unique(words)
+    filled = [word for word in words if word.strip()]
+    return read_classes(filled) or {} if filled else {}
 
 
 def _listed(value: Any, many: type, one: type) -> list[Any]:
-    """The labels in a field that holds a list of them, one of them, or nothing."""
+    """The labels of a field that holds a list of labels, one label, or nothing."""
     if value is None:
         return []
     if isinstance(value, many):
@@ -128,7 +195,7 @@ def _listed(value: Any, many: type, one: type) -> list[Any]:
 
 
 def _attribute(label: fol.Label, *names: str) -> Any:
-    """The first of these attributes that the label has; labels carry them only if set."""
+    """The value of the first attribute in ``names`` that the label has, or None."""
     return next((v for n in names if (v := getattr(label, n, None)) is not None), None)
 
 
@@ -138,10 +205,13 @@ def _box(detection: fol.Detection, size: tuple[int, int], notes: list[str]) -> B
     box = np.array([x * width, y * height, (x + w) * width, (y + h) * height], dtype=np.float32)
     inside = box.clip(0, [width, height, width, height])
     if not (inside[2] > inside[0] and inside[3] > inside[1]):  # also for NaN
-        notes.append(f"the box {list(detection.bounding_box)} has no area in the image")
+        notes.append(
+            f"the box {format_numbers(np.float32(detection.bounding_box))} has no area in the image"
+        )
         return None
     positive = _attribute(detection, "sam_label", "sam3_label")
-    return Box(detection.label, box, 1 if positive is None or positive else 0)
+    sign = 1 if positive is None or positive else 0
+    return Box(detection.label, box, sign, detection.id)
 
 
 def _clicks(keypoint: fol.Keypoint, size: tuple[int, int], notes: list[str]) -> Clicks | None:
@@ -154,12 +224,12 @@ def _clicks(keypoint: fol.Keypoint, size: tuple[int, int], notes: list[str]) -> 
             f"a keypoint has {len(points)} points and {len(signs)} sam_labels; "
             "each point needs one label, 1 or 0"
         )
-    seen = ~np.isnan(points).any(axis=1)  # NaN is FiftyOne's mark of a point that is not there
+    seen = ~np.isnan(points).any(axis=1)  # FiftyOne marks a missing point with NaN
     inside = seen & ((points > -1e-3) & (points < 1 + 1e-3)).all(axis=1)
     for point in points[seen & ~inside]:
-        notes.append(f"the point {point.tolist()} is outside the image")
+        notes.append(f"the point {format_numbers(point)} is outside the image")
     if not inside.any():
         notes.append("a keypoint has no point in the image")
         return None
     pixels = points[inside].clip(0, 1) * np.array([width, height], dtype=np.float32)
-    return Clicks(keypoint.label, pixels, signs[inside])
+    return Clicks(keypoint.label, pixels, signs[inside], keypoint.id)

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
   demo) extras="fiftyone,video" ;;
-  test) extras="dev,export,fiftyone,scenes,supervision,train,video" ;;
+  test) extras="dev,docs,export,fiftyone,scenes,supervision,train,video" ;;
   *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
 esac
 profile=$1
@@ -133,9 +133,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
       "then run make $profile again: what was downloaded is kept."
 
   if [ "$profile" = test ]; then
-    # The adapters are tested with both packages, and two photographs (bus.jpg, zidane.jpg) come as
-    # data with the first. They ask for another OpenCV wheel, which would overwrite FiftyOne's: so
-    # they are installed without what they depend on, and the rest of that by name.
+    # The adapters are tested with both packages. They ask for another OpenCV wheel, which would
+    # overwrite FiftyOne's, so they are installed without their dependencies; the rest of those are
+    # installed by name.
     run "installing Ultralytics and trackers, without a second OpenCV" \
       pip install --progress-bar off --no-deps 'ultralytics>=8.4,<9' 'trackers>=2.6,<3' ||
       fail "ultralytics or trackers could not be installed." "Run make test again."

@@ -1,16 +1,22 @@
-"""A detector of concepts that Supervision's tools take: images in, `sv.Detections` out."""
+"""A detector of concepts for Supervision: images in, `sv.Detections` out."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from efficientsam3.image import VISUAL, EncodedImage, ImageModel
-from efficientsam3.pixels import ImageLike, read_rgb
-from efficientsam3.prompts import read_array, read_concepts
+from efficientsam3.concepts import Concepts, plain_concepts, read_classes
+from efficientsam3.io.images import ImageLike
+from efficientsam3.masks.nms import DEFAULT_NMS, check_overlap, nms_rows
+from efficientsam3.masks.overlap import box_iou
+from efficientsam3.masks.tiles import check_tile
+from efficientsam3.outputs import OBJECT, EncodedImage
+from efficientsam3.predictor import ImageModel
+from efficientsam3.prompts import check_limits, read_array
+from efficientsam3.segmenter import VISUAL
 from efficientsam3.types import Array, Instances, join
 
 from .detections import (
@@ -18,82 +24,115 @@ from .detections import (
     BoxSource,
     MaskFormat,
     check_formats,
-    compact,
+    compact_masks,
     read_names,
     to_detections,
 )
 from .errors import AdapterError, require
-
-Colour = Literal["rgb", "bgr"]
+from .images import ColorOrder, check_color, read_pixels, to_rgb
 
 MASK_SCORE = "mask_score"
-"""Key of what ``segment_boxes`` believes of its masks, [0, 1]."""
+"""Key in ``Detections.data`` of the quality that ``segment_boxes`` predicts, in [0, 1]."""
 
-FIT = 0.5
-"""Without an interactive head, a box takes an instance whose extents overlap it this much (IoU)."""
+MIN_BOX_IOU = 0.5
+"""Without an interactive head, a box takes an instance whose extent has at least this IoU."""
 
 
 class Exemplars(NamedTuple):
-    """Boxes that show a concept. boxes: (K, 4) xyxy pixels. labels: (K,) 1 like this, 0 not."""
+    """Boxes that show a concept."""
 
     boxes: Array
+    """(K, 4) xyxy in pixels."""
     labels: Array
+    """(K,) 1 for "like this", 0 for "not like this"."""
 
 
 class ConceptDetector:
-    """Finds every instance of some concepts, as Supervision's detectors do.
+    """Finds every instance of some concepts.
+
+    The detector may be called from several threads; the model answers one call at a time.
 
     >>> detector = ConceptDetector(es3.load("efficientsam3-tinyvit-11m"), ["person", "bus"])
     >>> detections = detector.predict("street.jpg")
     >>> sv.MaskAnnotator().annotate(scene, detections)
 
-    It may be called from several threads; the model answers one at a time.
-
     Args:
-        model: of ``efficientsam3.load``.
-        concepts: noun phrases; ``class_id`` counts them.
-        threshold: detections score more than this.
-        nms_iou: drop a mask that overlaps a better one of its concept by more than this IoU.
-        mask_format, box_source: as ``to_detections`` takes them.
-        color: order of the channels in arrays. "rgb" unless said; frames of OpenCV and of
-            Supervision's video tools are "bgr". Paths and PIL images know theirs.
-        max_detections: of an image, the best.
+        model: A model of ``efficientsam3.load``.
+        concepts: Noun phrases, or a mapping from classes to their phrases such as
+            {"vehicle": ["car", "truck"]}; ``class_id`` numbers phrases or classes from 0.
+        threshold: Detections with a score above it are returned.
+        nms: Of two masks of one class that overlap by more, the weaker one is dropped. None keeps
+            all but those that two phrases of a class found.
+        class_agnostic: Whether masks of different classes are compared too, by ``nms`` or 0.5.
+        overlap_metric: "iou", or "iom": the intersection over the smaller mask.
+        max_instances: At most this many detections of an image, best first. None keeps all.
+        mask_format: See ``to_detections``.
+        box_source: See ``to_detections``.
+        color: Order of the channels of arrays. Frames of OpenCV and of Supervision's video tools
+            are "bgr". Paths and PIL images have a known order.
+        tile: Tiles of large pictures, as ``ImageModel.segment`` takes it. It goes with concepts,
+            not with exemplars.
     """
 
     def __init__(
         self,
         model: ImageModel,
-        concepts: str | Sequence[str] = (),
+        concepts: Concepts = (),
         *,
         threshold: float = 0.5,
-        nms_iou: float | None = None,
+        nms: float | None = None,
+        class_agnostic: bool = False,
+        overlap_metric: str = "iou",
+        max_instances: int | None = None,
         mask_format: MaskFormat | None = "compact",
         box_source: BoxSource = "mask",
-        color: Colour = "rgb",
-        max_detections: int | None = None,
+        color: ColorOrder = "rgb",
+        tile: Any = None,
     ) -> None:
+        check_tile(tile)
         check_formats(mask_format, box_source)
         check_color(color)
+        check_limits(threshold, max_instances, nms)
+        check_overlap(class_agnostic, overlap_metric)
         self.model = model
-        self.threshold, self.nms_iou, self.max_detections = threshold, nms_iou, max_detections
+        self.threshold, self.nms, self.max_instances = threshold, nms, max_instances
+        self.class_agnostic, self.overlap_metric = class_agnostic, overlap_metric
         self.mask_format: MaskFormat | None = mask_format
         self.box_source: BoxSource = box_source
-        self.color: Colour = color
+        self.color: ColorOrder = color
+        self.tile = tile
         self._lock = threading.Lock()
-        self._concepts: list[str] = []
+        self._classes: dict[str, list[str]] = {}
         self.set_concepts(concepts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     @property
     def class_names(self) -> list[str]:
-        """The concepts, in the order that ``class_id`` counts."""
-        return list(self._concepts)
+        """The classes, in the order of ``class_id``: phrases, where they were given as such."""
+        return list(self._classes)
 
-    def set_concepts(self, concepts: str | Sequence[str]) -> None:
-        """Look for these from now on. The model reads each phrase once ever."""
-        self._concepts = (read_concepts(concepts) or []) if len(concepts) else []
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The phrases of each class."""
+        return {name: list(phrases) for name, phrases in self._classes.items()}
+
+    def set_concepts(self, concepts: Concepts) -> None:
+        """Replace the concepts. The text features of a phrase are computed once.
+
+        Args:
+            concepts: Noun phrases, or a mapping from classes to their phrases.
+        """
+        self._classes = _read_classes(concepts)
 
     def __repr__(self) -> str:
-        return f"ConceptDetector({self.model.name!r}, {self._concepts!r}, color={self.color!r})"
+        concepts = plain_concepts(self._classes)
+        return f"ConceptDetector({self.model.name!r}, {concepts!r}, color={self.color!r})"
 
     # Concepts ---------------------------------------------------------------------------
 
@@ -101,50 +140,56 @@ class ConceptDetector:
         self,
         images: ImageLike | EncodedImage | Sequence[ImageLike],
         *,
-        concepts: str | Sequence[str] | None = None,
+        concepts: Concepts | None = None,
         exemplars: Any = None,
         exemplar_labels: Any = None,
         threshold: float | None = None,
         include_source_image: bool = False,
     ) -> Any:
-        """Every instance of the concepts: ``sv.Detections``, or a list of them for a list.
+        """Find every instance of the concepts.
 
         Args:
-            images: a path, PIL image, array (H, W, C) of the detector's colour order, tensor
-                (C, H, W), encoded image; or a list of such.
-            concepts: other ones, for this call; ``class_id`` then counts these.
-            exemplars: boxes in the one image that show what is meant: ``sv.Detections`` whose
-                class names are the concepts; {concept: (K, 4) xyxy pixels}; or (K, 4) alone,
-                for a single concept, or without any for what needs no name ("visual").
-            exemplar_labels: 1 for "like this", 0 for "not like this"; (K,), or by concept.
-            threshold: another one, for this call.
-            include_source_image: keep the image in ``metadata["source_image"]``, (H, W, 3)
-                uint8 of the detector's colour order. Such detections of several images do not
-                merge.
+            images: A path, PIL image, array (H, W, C) in the detector's channel order, tensor
+                (C, H, W) or encoded image; or a list of such.
+            concepts: Other concepts for this call, which ``class_id`` then numbers.
+            exemplars: Boxes in the one image that show what to find: ``sv.Detections`` whose
+                class names are the concepts; a mapping from concept to (K, 4) xyxy pixels; or
+                (K, 4) alone, for a single concept, or without a concept for an object that
+                needs no name ("visual").
+            exemplar_labels: 1 for "like this", 0 for "not like this": (K,), or a mapping by
+                concept. All 1 by default.
+            threshold: Another threshold for this call.
+            include_source_image: Keep the image in ``metadata["source_image"]``, (H, W, 3) uint8
+                in the detector's channel order. Such detections of several images cannot be
+                merged by Supervision.
+
+        Returns:
+            ``sv.Detections``, or a list of them for a list of images.
+
+        Raises:
+            AdapterError: There is nothing to find, or exemplars do not fit the call.
         """
-        names = self.class_names
-        if concepts is not None:
-            names = (read_concepts(concepts) or []) if len(concepts) else []
-        limit = self.threshold if threshold is None else threshold
+        classes = dict(self._classes) if concepts is None else _read_classes(concepts)
         batch = list(images) if isinstance(images, (list, tuple)) else None
         if batch is not None and exemplars is not None:
             raise AdapterError(
-                f"exemplars are boxes in one image, and there are {len(batch)}: "
-                "call predict once for each image, with its own"
+                f"exemplars are boxes in one image, and there are {len(batch)} images: "
+                "call predict once for each image, with its own exemplars"
             )
-        shown = group_exemplars(exemplars, exemplar_labels, names)
-        names += [name for name in shown if name not in names]
-        if not names:
+        grouped = _group_exemplars(exemplars, exemplar_labels, list(classes))
+        classes |= {name: [name] for name in grouped if name not in classes}
+        if not classes:
             raise AdapterError(
                 "nothing to find: ConceptDetector(model, ['person']), set_concepts(['person']), "
                 "predict(image, concepts=['person']), or exemplars"
             )
-        out = []
-        for image in [images] if batch is None else batch:
-            found = self._find(image, names, shown, limit)
+        out, given = [], [images] if batch is None else batch
+        for image, found in zip(
+            given, self._find_each(given, classes, grouped, threshold), strict=True
+        ):
             detections = to_detections(
                 found,
-                class_names=names,
+                class_names=list(classes),
                 mask_format=self.mask_format,
                 box_source=self.box_source,
             )
@@ -154,21 +199,25 @@ class ConceptDetector:
         return out[0] if batch is None else out
 
     def __call__(self, images: Any) -> Any:
-        """As ``predict``: a callback of ``sv.InferenceSlicer``, for single tiles and for lists."""
+        """Call ``predict``, as ``sv.InferenceSlicer`` does for single tiles and for lists."""
         return self.predict(images)
 
     def slicer(
         self, slice_wh: int | None = None, overlap_wh: int | None = None, **options: Any
     ) -> Any:
-        """An ``sv.InferenceSlicer`` that finds small things in large images, tile by tile.
+        """Make an ``sv.InferenceSlicer``, which finds small objects in large images by tiles.
 
-        Parts of an object in neighbouring tiles become one: they are joined where they share
-        much of the smaller one.
+        Parts of an object in neighboring tiles are joined where they share much of the smaller
+        part.
 
         Args:
-            slice_wh: pixels a side of a tile; the model's own resolution if omitted.
-            overlap_wh: pixels that neighbours share; an eighth of a tile if omitted.
-            options: of ``sv.InferenceSlicer``: ``thread_workers``, ``batch_size``, ...
+            slice_wh: Side of a tile in pixels; by default the model's resolution.
+            overlap_wh: Pixels that neighboring tiles share; by default an eighth of a tile.
+            **options: Further options of ``sv.InferenceSlicer``: ``thread_workers``,
+                ``batch_size``, ...
+
+        Returns:
+            The slicer; call it with an image.
         """
         sv = require("supervision", "supervision")
         side = slice_wh if slice_wh is not None else self.model.config.resolution
@@ -181,47 +230,90 @@ class ConceptDetector:
         overlap = overlap_wh if overlap_wh is not None else side // 8
         return sv.InferenceSlicer(self, slice_wh=side, overlap_wh=overlap, **settings)
 
-    def find(
+    def find(self, image: ImageLike | EncodedImage, threshold: float | None = None) -> Instances:
+        """Find the detector's concepts in one image, as instances of the core.
+
+        Args:
+            image: As ``predict`` takes it.
+            threshold: Another threshold for this call.
+
+        Returns:
+            The instances, in the order of the classes.
+
+        Raises:
+            AdapterError: The detector has no concepts.
+        """
+        if not self._classes:
+            raise AdapterError("nothing to find: call set_concepts(['person']) first")
+        return self._find(image, self._classes, {}, threshold)
+
+    def _find_each(
         self,
-        image: ImageLike | EncodedImage,
-        threshold: float | None = None,
-    ) -> Instances:
-        """The detector's concepts in one image, as the core's instances."""
-        if not self._concepts:
-            raise AdapterError("nothing to find: set_concepts(['person']) first")
-        limit = self.threshold if threshold is None else threshold
-        return self._find(image, self._concepts, {}, limit)
+        images: Sequence[Any],
+        classes: Mapping[str, list[str]],
+        exemplars: Mapping[str, Exemplars],
+        threshold: float | None,
+    ) -> list[Instances]:
+        """The instances of each image; without exemplars, images are read in batches."""
+        if exemplars or len(images) == 1:
+            return [self._find(image, classes, exemplars, threshold) for image in images]
+        settings = {**self._settings(threshold), "class_agnostic": self.class_agnostic}
+        pixels = [to_rgb(image, self.color) for image in images]
+        with self._lock:
+            return self.model.segment(pixels, dict(classes), tile=self.tile, **settings)
+
+    def _settings(self, threshold: float | None) -> dict[str, Any]:
+        return {
+            "threshold": self.threshold if threshold is None else threshold,
+            "nms": self.nms,
+            "max_instances": self.max_instances,
+            "overlap_metric": self.overlap_metric,
+        }
 
     def _find(
         self,
         image: ImageLike | EncodedImage,
-        names: Sequence[str],
-        shown: Mapping[str, Exemplars],
-        threshold: float,
+        classes: Mapping[str, list[str]],
+        exemplars: Mapping[str, Exemplars],
+        threshold: float | None,
     ) -> Instances:
-        settings: dict[str, Any] = {
-            "threshold": threshold,
-            "nms": self.nms_iou,
-            "max_instances": self.max_detections,
-        }
-        by_name = [name for name in names if name not in shown]
+        settings = self._settings(threshold)
+        by_text = {name: words for name, words in classes.items() if name not in exemplars}
+        if self.tile is not None and exemplars:
+            raise AdapterError(
+                f"exemplars are in one place of the picture, and tile={self.tile!r} reads each "
+                "tile by itself: name concepts, or use a detector with tile=None"
+            )
         with self._lock:
+            if self.tile is not None:
+                pixels = to_rgb(image, self.color)
+                settings |= {"tile": self.tile, "class_agnostic": self.class_agnostic}
+                return self.model.segment(pixels, by_text, **settings)
             encoded = self._encode(image)
-            parts = [self.model.segment(encoded, by_name, **settings)] if by_name else []
+            if not exemplars:
+                return self.model.segment(
+                    encoded, by_text, class_agnostic=self.class_agnostic, **settings
+                )
+            parts = [self.model.segment(encoded, by_text, **settings)] if by_text else []
             parts += [
                 self.model.segment(
                     encoded,
-                    None if name == VISUAL else name,
+                    None if name == VISUAL else {name: classes[name]},
                     boxes=boxes,
                     box_labels=labels,
                     **settings,
                 )
-                for name, (boxes, labels) in shown.items()
+                for name, (boxes, labels) in exemplars.items()
             ]
         found = join(parts)
+        if self.class_agnostic:
+            limit = DEFAULT_NMS if self.nms is None else self.nms
+            rows = nms_rows(found, None, None, limit, overlap_metric=self.overlap_metric)
+            found = found[rows]
+        names = list(classes)
         order = np.argsort([names.index(label) for label in found.labels], kind="stable")
-        if self.max_detections is not None and len(found) > self.max_detections:
-            best = np.argsort(-found.scores, kind="stable")[: self.max_detections]
+        if self.max_instances is not None and len(found) > self.max_instances:
+            best = np.argsort(-found.scores, kind="stable")[: self.max_instances]
             order = order[np.isin(order, best)]
         return found[order]
 
@@ -236,7 +328,20 @@ class ConceptDetector:
         point_labels: Any = None,
         masks: Any = None,
     ) -> Any:
-        """One mask for each of N prompts, as ``model.segment_objects``: ``sv.Detections``."""
+        """Segment one object for each of N prompts, by ``ImageModel.segment_objects``.
+
+        Args:
+            image: As ``predict`` takes it.
+            boxes: (N, 4) xyxy in pixels.
+            points: (N, K, 2) xy in pixels.
+            point_labels: (N, K) 1 on the object, 0 off it, -1 padding.
+            masks: (N, 1, h, w) mask logits of an earlier result, to refine.
+
+        Returns:
+            ``sv.Detections`` with N rows, in the order of the prompts; a row whose mask has no
+            pixel keeps the predicted box. The class is "object", whose ``class_id`` follows
+            those of the detector's concepts.
+        """
         with self._lock:
             found = self.model.segment_objects(
                 self._encode(image),
@@ -245,19 +350,28 @@ class ConceptDetector:
                 point_labels=point_labels,
                 masks=masks,
             )
-        return to_detections(found, mask_format=self.mask_format, box_source=self.box_source)
+        return to_detections(
+            found,
+            class_names=list(dict.fromkeys([*self._classes, OBJECT])),
+            mask_format=self.mask_format,
+            box_source=self.box_source,
+            keep_empty=True,
+        )
 
     def segment_boxes(self, image: ImageLike | EncodedImage, detections: Any) -> Any:
-        """Give the boxes of any detector masks.
+        """Add masks to the boxes of any detector.
 
-        A model that answers boxes (ability "interactive") makes a mask of each. Another one takes
-        the boxes as exemplars of their classes' names, and each box gets the instance that it
-        encloses best.
+        A model with an interactive head segments each box. Another model takes the boxes as
+        exemplars of their class names, and each box gets the instance whose extent fits best.
+
+        Args:
+            image: As ``predict`` takes it.
+            detections: ``sv.Detections`` of the image.
 
         Returns:
-            Detections with masks, and otherwise as they came: order, boxes, classes, identities
-            and data, and ``data["mask_score"]``: the mask's predicted IoU, or the overlap of its
-            extents with the box. A box for which nothing was found has an empty mask and score 0.
+            The detections with masks. Order, boxes, classes, identities and data stay as they
+            are; ``data["mask_score"]`` is the predicted IoU of the mask, or the IoU of its
+            extent and the box. A box for which nothing is found has an empty mask and score 0.
         """
         sv = require("supervision", "supervision")
         with self._lock:
@@ -265,23 +379,23 @@ class ConceptDetector:
             height, width = encoded.size
             limits = np.array([width, height, width, height], np.float32)
             boxes = np.clip(np.asarray(detections.xyxy, np.float32), 0, limits).reshape(-1, 4)
-            usable = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
+            valid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
             crops: list[tuple[Array, Any]] = [(np.zeros((0, 0), bool), (0, 0, 0, 0))] * len(boxes)
             scores = np.zeros(len(boxes), np.float32)
-            if len(usable) and "interactive" in self.model.abilities:
-                found = self.model.segment_objects(encoded, boxes=boxes[usable])
-                for row, place in enumerate(usable.tolist()):
+            if len(valid) and "interactive" in self.model.abilities:
+                found = self.model.segment_objects(encoded, boxes=boxes[valid])
+                for row, place in enumerate(valid.tolist()):
                     crops[place], scores[place] = found.crop(row), found.scores[row]
-            elif len(usable):
+            elif len(valid):
                 names = np.array(read_names(detections))
-                named = CLASS_NAME in detections.data  # a number says nothing to the model
-                for name in dict.fromkeys(names[usable]):
-                    rows = usable[names[usable] == name]
+                named = CLASS_NAME in detections.data  # a class number is no phrase
+                for name in dict.fromkeys(names[valid]):
+                    rows = valid[names[valid] == name]
                     concept = str(name) if named else None
                     found = self.model.segment(encoded, concept, boxes=boxes[rows], threshold=0)
-                    for box, row, overlap in fit(boxes[rows], found):
+                    for box, row, overlap in match_boxes(boxes[rows], found):
                         crops[rows[box]], scores[rows[box]] = found.crop(row), overlap
-        mask: Any = compact(crops, encoded.size)
+        mask: Any = compact_masks(crops, encoded.size)
         return sv.Detections(
             xyxy=detections.xyxy.copy(),
             mask=mask.to_dense() if self.mask_format == "dense" else mask,
@@ -292,70 +406,69 @@ class ConceptDetector:
             metadata=dict(detections.metadata),
         )
 
-    # Images -----------------------------------------------------------------------------
-
     def _encode(self, image: ImageLike | EncodedImage) -> EncodedImage:
-        return self.model.encode(self._rgb(image))
-
-    def _rgb(self, image: ImageLike | EncodedImage) -> Any:
-        return flip(image) if self.color == "bgr" else image
+        return self.model.encode(to_rgb(image, self.color))
 
     def _pixels(self, image: ImageLike | EncodedImage) -> Array:
         if isinstance(image, EncodedImage):
             raise AdapterError("an encoded image has no pixels; include_source_image needs them")
-        rgb = read_rgb(self._rgb(image)).permute(1, 2, 0).contiguous().numpy()
-        return np.ascontiguousarray(rgb[..., ::-1]) if self.color == "bgr" else rgb
+        return read_pixels(image, self.color, self.color)
 
 
-def fit(boxes: Array, found: Instances) -> list[tuple[int, int, float]]:
-    """Pairs of (K, 4) boxes and instances whose masks fill them, each used once.
+def _read_classes(concepts: Concepts) -> dict[str, list[str]]:
+    is_empty = isinstance(concepts, (Mapping, list, tuple)) and not len(concepts)
+    return {} if is_empty else read_classes(concepts) or {}
+
+
+def match_boxes(boxes: Array, found: Instances) -> list[tuple[int, int, float]]:
+    """Pair boxes with instances whose extents fit, each used at most once.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels.
+        found: Instances of the same image.
 
     Returns:
-        (box, instance, IoU of the box and the mask's extents), of IoU at least ``FIT``.
+        Triples (box, instance, IoU of the box and the mask's extent), with an IoU of at least
+        ``MIN_BOX_IOU``.
     """
     from scipy.optimize import linear_sum_assignment
 
     extents = np.array([found.crop(i)[1] for i in range(len(found))], np.float32).reshape(-1, 4)
-    low = np.maximum(boxes[:, None, :2], extents[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], extents[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    own = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
-    other = (extents[:, 2:] - extents[:, :2]).prod(1)[None]
-    overlap = shared / np.maximum(own + other - shared, 1e-6)
-    # Of instances that fit alike, the one that the model believes in.
-    rows, columns = linear_sum_assignment(overlap + 0.1 * found.scores, maximize=True)
+    iou = box_iou(boxes, extents)
+    # Between instances of nearly equal IoU, the one with the higher score is taken.
+    rows, columns = linear_sum_assignment(iou + 0.1 * found.scores, maximize=True)
     return [
-        (int(r), int(c), float(overlap[r, c]))
+        (int(r), int(c), float(iou[r, c]))
         for r, c in zip(rows, columns, strict=True)
-        if overlap[r, c] >= FIT
+        if iou[r, c] >= MIN_BOX_IOU
     ]
 
 
-def group_exemplars(exemplars: Any, labels: Any, names: Sequence[str]) -> dict[str, Exemplars]:
-    """Exemplars in any of their forms -> boxes and signs by concept, in order."""
+def _group_exemplars(exemplars: Any, labels: Any, names: Sequence[str]) -> dict[str, Exemplars]:
+    """Bring exemplars of any form into boxes and labels by concept, in order."""
     if exemplars is None:
         if labels is not None:
             raise AdapterError("exemplar_labels are given without exemplars; pass both, or neither")
         return {}
     if isinstance(exemplars, Mapping):
-        signs = labels if labels is not None else {}
-        if not isinstance(signs, Mapping) or set(signs) - set(exemplars):
+        by_name = labels if labels is not None else {}
+        if not isinstance(by_name, Mapping) or set(by_name) - set(exemplars):
             raise AdapterError(
-                "exemplars are by concept, so exemplar_labels are by the same: "
+                "exemplars are given by concept, so exemplar_labels must have the same concepts: "
                 "exemplars={'dog': boxes}, exemplar_labels={'dog': [1, 0]}"
             )
-        return {name: _exemplars(boxes, signs.get(name)) for name, boxes in exemplars.items()}
+        return {name: _exemplars(boxes, by_name.get(name)) for name, boxes in exemplars.items()}
     if hasattr(exemplars, "xyxy"):
-        all_of = _exemplars(exemplars.xyxy, labels)
-        written = np.array(read_names(exemplars, names or None))
+        boxes, signs = _exemplars(exemplars.xyxy, labels)
+        classes = np.array(read_names(exemplars, names or None))
         return {
-            str(name): Exemplars(all_of.boxes[written == name], all_of.labels[written == name])
-            for name in dict.fromkeys(written)
+            str(name): Exemplars(boxes[classes == name], signs[classes == name])
+            for name in dict.fromkeys(classes)
         }
     if len(names) > 1:
         raise AdapterError(
             f"exemplars show one concept, and there are {len(names)}: {', '.join(names)}. "
-            f"Say which: exemplars={{{names[0]!r}: boxes}}"
+            f"Pass a mapping: exemplars={{{names[0]!r}: boxes}}"
         )
     return {names[0] if names else VISUAL: _exemplars(exemplars, labels)}
 
@@ -366,16 +479,3 @@ def _exemplars(boxes: Any, labels: Any) -> Exemplars:
     if signs.shape != (len(array),):
         raise AdapterError(f"{len(array)} exemplars have labels of shape {signs.shape}")
     return Exemplars(array, signs)
-
-
-def check_color(color: object) -> None:
-    """Raises AdapterError for an order of channels that is none."""
-    if color not in ("rgb", "bgr"):
-        raise AdapterError(f"color is 'rgb' or 'bgr', the order of channels; got {color!r}")
-
-
-def flip(image: Any) -> Any:
-    """An array's channels in the other order; what is no array knows its own."""
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4):
-        return image[..., [2, 1, 0]]
-    return image

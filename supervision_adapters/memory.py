@@ -1,4 +1,4 @@
-"""Objects followed by the model's video memory, with the convention of the `trackers` package."""
+"""A tracker by the model's video memory, with the interface of the `trackers` package."""
 
 from __future__ import annotations
 
@@ -8,55 +8,58 @@ from typing import Any
 
 import numpy as np
 
-from efficientsam3.image import ImageModel
-from efficientsam3.pixels import read_rgb
+from efficientsam3.concepts import Concepts
+from efficientsam3.masks.coarse import coarse_masks, iou_matrix
+from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array, Instances, join
-from efficientsam3.video.cells import cells_of, overlaps
-from efficientsam3.video.concepts import ConceptTracker
+from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.settings import TrackSettings
 
 from .detections import BoxSource, MaskFormat, check_formats, from_detections, to_detections
-from .detector import Colour, ConceptDetector, check_color, flip
+from .detector import ConceptDetector
 from .errors import AdapterError
-from .tracking import PENDING, identified
+from .images import ColorOrder, check_color, read_pixels
+from .tracking import NO_ID, Tracker
 
 DET_INDEX = "det_index"
-"""Key of the row of the given detections that an object is; -1 where it is none of them."""
+"""Key in ``Detections.data`` of an object's row in the input; -1 where it has none."""
 
 
-class MemoryTracker:
-    """Follows objects by what they look like, through occlusions and without a detection.
+class VideoMemoryTracker(Tracker):
+    """Tracks objects by their appearance, through occlusions and without detections.
 
-    It finds the concepts itself, or takes the detections of any detector; either way it gives
-    every object that is in the frame, detected there or not. Each frame is answered at once.
+    It finds the concepts itself, or takes the detections of any detector. Either way it returns
+    every object that is in the frame, detected there or not, at once for each frame.
 
-    >>> tracker = MemoryTracker(es3.load("efficientsam3-tinyvit-11m"), ["person"])
+    >>> tracker = VideoMemoryTracker(es3.load("efficientsam3-tinyvit-11m"), ["person"])
     >>> detections = tracker.update(frame=frame)
 
     Args:
-        model: whose weights have a video memory ("video" in its ``abilities``).
-        concepts: that it looks for itself, where no detections are given.
-        detect_every: it looks for them in every n-th frame.
-        color: order of the channels in frames, as in ``ConceptDetector``.
-        settings: of ``efficientsam3.TrackSettings``; with ``hotstart=0``, for what waits is no
-            answer to this frame (``es3.track`` can wait).
-        mask_format, box_source: as ``to_detections`` takes them.
+        model: A model with a video memory ("video" in its ``abilities``).
+        concepts: What to find where ``update`` gets no detections, as in ``ConceptDetector``.
+        detect_every: The concepts are looked for in every n-th frame.
+        color: Order of the channels of frames, as in ``ConceptDetector``.
+        settings: Tracking thresholds. ``hotstart_delay`` must be 0, because ``update`` cannot
+            wait for later frames; ``es3.track`` can.
+        mask_format: See ``to_detections``.
+        box_source: See ``to_detections``.
 
     Attributes:
-        core: the ``efficientsam3.ConceptTracker``: ``core.add_object(points=...)``,
-            ``core.remove_object(id)``, ``core.add_concept(...)``, ``core.add_exemplars(...)``.
+        core: The ``efficientsam3.ConceptTracker`` behind it, with ``add_object(points=...)``,
+            ``remove_object(id)``, ``add_concept(...)`` and ``add_exemplars(...)``.
 
     Raises:
-        MissingAbilityError: the weights have no memory; ``MaskTracker`` needs none.
+        MissingAbilityError: The weights have no memory; ``MaskIoUTracker`` needs none.
+        AdapterError: The settings delay results.
     """
 
     def __init__(
         self,
         model: ImageModel,
-        concepts: str | Sequence[str] = (),
+        concepts: Concepts = (),
         *,
         detect_every: int = 1,
-        color: Colour = "rgb",
+        color: ColorOrder = "rgb",
         settings: TrackSettings | None = None,
         mask_format: MaskFormat | None = "compact",
         box_source: BoxSource = "mask",
@@ -66,113 +69,129 @@ class MemoryTracker:
         self.model, self.color = model, color
         self.mask_format: MaskFormat | None = mask_format
         self.box_source: BoxSource = box_source
-        self.settings = settings or TrackSettings(hotstart=0)
-        if self.settings.hotstart:
+        self.settings = settings or TrackSettings(hotstart_delay=0)
+        if self.settings.hotstart_delay:
             raise AdapterError(
-                f"hotstart={self.settings.hotstart} lets results wait, and update answers at once: "
-                "TrackSettings(hotstart=0); or es3.track, whose results may wait"
+                f"hotstart_delay={self.settings.hotstart_delay} delays results, and update returns "
+                "at once: pass TrackSettings(hotstart_delay=0), or use es3.track"
             )
         self._detector = ConceptDetector(model, concepts, color=color)
-        self._every = detect_every
-        self._last: Any = None
+        self._detect_every = detect_every
         self.reset()
 
     @property
     def class_names(self) -> list[str]:
-        """By ``class_id``: the concepts, and what other detectors' detections are called."""
-        return list(self._numbers)
+        """Class names by ``class_id``: the concepts, and classes of given detections.
+
+        A number that no class has is named "class 3".
+        """
+        names = {number: name for name, number in self._class_ids.items()}
+        return [names.get(i, f"class {i}") for i in range(max(names, default=-1) + 1)]
 
     def update(
         self, detections: Any = None, frame: Array | None = None, timestamp: float | None = None
     ) -> Any:
-        """Take the next frame: ``sv.Detections`` of the objects in it, with ``tracker_id``.
+        """Track the next frame.
 
         Args:
-            detections: of another detector; those without masks get them first. None: the
-                tracker looks for its concepts itself. frame: (H, W, 3) uint8.
-            timestamp: not used.
+            detections: ``sv.Detections`` of another detector; boxes without masks get masks
+                first. None: the tracker finds its concepts itself.
+            frame: (H, W, 3) uint8, in the tracker's channel order.
+            timestamp: Not used.
 
         Returns:
-            Objects, then the given detections that are none, with ``tracker_id`` -1.
-            ``data["det_index"]`` is the row among the given ones, -1 where an object is followed
-            without one. The input is not changed.
+            The objects with ``tracker_id``, then the given detections that belong to no object,
+            with ``tracker_id`` -1. ``data["det_index"]`` is the row of the input, -1 where an
+            object has no detection. ``class_id`` is the place in ``class_names``: that of the
+            given detections, unless another class has the number.
+
+        Raises:
+            AdapterError: There is no frame, or nothing to look for.
         """
         if frame is None:
             raise AdapterError(
-                "a memory tracker looks at each frame: update(detections, frame), or "
-                "update(frame=frame) to let it detect"
+                "a memory tracker needs each frame: call update(detections, frame), or "
+                "update(frame=frame) to detect by itself"
             )
         if detections is None and not self.core.concepts:
             raise AdapterError(
-                "nothing to look for: MemoryTracker(model, ['person']), or give detections"
+                "nothing to find: VideoMemoryTracker(model, ['person']), or pass detections"
             )
-        rgb = read_rgb(flip(frame) if self.color == "bgr" else frame).permute(1, 2, 0).numpy()
+        rgb = read_pixels(frame, self.color)
         given = None
         if detections is not None:
             if detections.mask is None:
                 detections = self._detector.segment_boxes(frame, detections)
             given = from_detections(detections, (rgb.shape[0], rgb.shape[1]))
             if detections.class_id is not None:
-                self._learn(given.labels, detections.class_id.tolist())
+                self._add_classes(given.labels, detections.class_id.tolist())
         (tracked,) = self.core.step(rgb, given)
-        shown, rows = tracked.instances, np.full(len(tracked.instances), -1)
-        if shown.track_ids is None:
-            shown = replace(shown, track_ids=np.full(len(shown), PENDING))
+        objects, rows = tracked.instances, np.full(len(tracked.instances), -1)
+        if objects.track_ids is None:
+            objects = replace(objects, track_ids=np.full(len(objects), NO_ID))
         if given is not None and len(given):
-            rows = rows_of(shown, given, self.settings.support)
+            rows = match_objects(objects, given, self.settings.confirm_iou)
             rest = np.setdiff1d(np.arange(len(given)), rows)
-            ids = np.concatenate([shown.track_ids, np.full(len(rest), PENDING)])
-            shown = replace(join([shown, given[rest]]), track_ids=ids)
+            ids = np.concatenate([objects.track_ids, np.full(len(rest), NO_ID)])
+            objects = replace(join([objects, given[rest]]), track_ids=ids)
             rows = np.concatenate([rows, rest])
-        self._learn(shown.labels)
+        self._add_classes(objects.labels)
         out = to_detections(
-            shown,
-            class_names=list(dict.fromkeys(shown.labels)),
+            objects,
+            class_names=list(dict.fromkeys(objects.labels)),
             mask_format=self.mask_format,
             box_source=self.box_source,
+            keep_empty=True,
         )
-        out.class_id = np.array([self._numbers[label] for label in shown.labels], int)
+        out.class_id = np.array([self._class_ids[label] for label in objects.labels], int)
         out.data[DET_INDEX] = rows.astype(int)
         self._last = out
         return out
 
     def reset(self) -> None:
-        """Forget everything: identities start from 0 again. Concepts are those of the start."""
+        """Forget all objects. Identities start from 0 again; the concepts stay."""
         self.core = ConceptTracker(
             self.model,
-            self._detector.class_names or None,
+            self._detector.classes or None,
             tracker="memory",
             settings=self.settings,
-            every=self._every,
+            detect_every=self._detect_every,
         )
-        self._numbers = {name: i for i, name in enumerate(self._detector.class_names)}
+        self._class_ids = {name: i for i, name in enumerate(self._detector.class_names)}
         self._last = None
 
-    @property
-    def tracked_objects(self) -> Any:
-        """The last frame's objects that have an identity."""
-        return identified(self._last)
-
-    def _learn(self, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
-        """Numbers of classes: those that detections say, else the next that is free."""
+    def _add_classes(self, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+        """Number new classes as the detections do, or by the next number where that is taken."""
         for row, label in enumerate(labels):
-            if label not in self._numbers:
-                free = max(self._numbers.values(), default=-1) + 1
-                self._numbers[label] = free if numbers is None else int(numbers[row])
+            if label not in self._class_ids:
+                taken = self._class_ids.values()
+                number = None if numbers is None else int(numbers[row])
+                if number is None or number < 0 or number in taken:
+                    number = max(taken, default=-1) + 1
+                self._class_ids[label] = number
 
 
-def rows_of(shown: Instances, given: Instances, least: float) -> Array:
-    """(N,) the row of ``given`` that each shown object is, by class and mask; -1: none."""
+def match_objects(objects: Instances, given: Instances, min_iou: float) -> Array:
+    """Match tracked objects with given detections, by class and mask IoU, one to one.
+
+    Args:
+        objects: N tracked objects.
+        given: Detections of the same frame.
+        min_iou: Least IoU of a match, on a coarse grid.
+
+    Returns:
+        (N,) row of ``given`` for each object; -1 without a match.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    out = np.full(len(shown), -1)
-    if not len(shown) or not len(given):
+    out = np.full(len(objects), -1)
+    if not len(objects) or not len(given):
         return out
-    targets = cells_of(given)
-    ours = [cells.onto(targets[0].grid) for cells in cells_of(shown)]
-    score = overlaps(ours, targets)
-    score[np.not_equal.outer(np.array(shown.labels), np.array(given.labels))] = 0
-    for row, column in zip(*linear_sum_assignment(score, maximize=True), strict=True):
-        if score[row, column] >= least:
+    targets = coarse_masks(given)
+    masks = [mask.resized(targets[0].grid) for mask in coarse_masks(objects)]
+    iou = iou_matrix(masks, targets)
+    iou[np.not_equal.outer(np.array(objects.labels), np.array(given.labels))] = 0
+    for row, column in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
+        if iou[row, column] >= min_iou:
             out[row] = column
     return out

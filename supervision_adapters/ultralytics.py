@@ -1,8 +1,7 @@
-"""EfficientSAM3 beside Ultralytics: masks for YOLO's boxes, its trackers, data for its training.
+"""Interoperation with Ultralytics: masks for YOLO's boxes, its trackers, datasets for YOLO.
 
-Ultralytics is AGPL-3.0. It is an extra, imported when a function that needs it is called, and
-never installs packages for us. Its arrays are BGR; where a picture of it comes in or goes out, that
-is taken care of.
+Ultralytics is licensed under AGPL-3.0. It is an extra, imported when a function that needs it is
+called, and is told not to install packages. Its images are BGR and are converted here.
 """
 
 from __future__ import annotations
@@ -17,19 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from efficientsam3.batch import find_images
+from efficientsam3.concepts import Concepts, read_classes
 from efficientsam3.errors import ImageError
-from efficientsam3.image import ImageModel
 from efficientsam3.loading import load
-from efficientsam3.pixels import read_rgb
+from efficientsam3.predictor import ImageModel
+from efficientsam3.segment_files import find_images
 from efficientsam3.types import Array
 
-from .coco import check_names
-from .detections import CLASS_NAME, compact, patches, read_names
-from .detector import Colour, ConceptDetector, check_color, flip
+from .detections import (
+    CLASS_NAME,
+    check_class_names,
+    compact_masks,
+    mask_patches,
+    read_names,
+    to_detections,
+)
+from .detector import ConceptDetector
 from .errors import AdapterError, require
-from .tracking import PENDING, identified, with_ids
-from .yolo import YoloWriter
+from .images import ColorOrder, check_color, read_pixels, to_rgb
+from .tracking import NO_ID, CutTest, Tracker, with_ids
+from .yolo import Task, YoloWriter
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +46,18 @@ TRACKERS = {
 }
 
 
-def need(module: str) -> Any:
-    """A module of Ultralytics, which is told to install nothing by itself."""
+def require_ultralytics(module: str) -> Any:
+    """Import a module of Ultralytics, with its automatic installation switched off.
+
+    Args:
+        module: Full name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingPackageError: Ultralytics is not installed.
+    """
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     return require(module, "ultralytics")
 
@@ -55,23 +71,31 @@ def to_results(
     *,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
     path: str = "image.jpg",
-    color: Colour = "rgb",
+    color: ColorOrder = "rgb",
 ) -> Any:
-    """``sv.Detections`` -> ``ultralytics.engine.results.Results``, for ``plot``, ``save_txt``, ...
+    """Convert ``sv.Detections`` to Ultralytics' ``Results``, for ``plot``, ``save_txt`` and others.
 
-    Masks are dense tensors there, N * H * W bytes. Their text rows join parts and drop holes;
-    ``YoloWriter`` keeps them.
+    Masks become dense tensors of N * H * W bytes. ``Results.save_txt`` joins parts and drops
+    holes; ``YoloWriter`` keeps them.
 
     Args:
-        image: as ``model.segment`` takes it; arrays in the order of ``color``.
-        class_names: of all classes, by ``class_id``; those of the detections if omitted.
-        path: of the image, for the names of what is saved.
+        detections: ``sv.Detections`` of the image.
+        image: The image, as ``model.segment`` takes it.
+        class_names: Names of all classes by ``class_id``; by default those of the detections.
+        path: Path of the image, from which Ultralytics derives names of saved files.
+        color: Order of the channels, if ``image`` is an array.
+
+    Returns:
+        ``ultralytics.engine.results.Results``.
+
+    Raises:
+        AdapterError: ``class_names`` lacks a class.
+        MissingPackageError: Ultralytics is not installed.
     """
     import torch
 
     check_color(color)
-    kind = need("ultralytics.engine.results").Results
-    rgb = read_rgb(flip(image) if color == "bgr" else image).permute(1, 2, 0)
+    kind = require_ultralytics("ultralytics.engine.results").Results
     count = len(detections)
     classes = detections.class_id if detections.class_id is not None else np.zeros(count, int)
     scores = detections.confidence if detections.confidence is not None else np.ones(count)
@@ -82,17 +106,17 @@ def to_results(
         names = dict(enumerate(class_names))
     else:
         names = dict(zip(classes.tolist(), read_names(detections), strict=True))
-    strangers = set(classes.tolist()) - set(names)
-    if strangers:
+    unknown = set(classes.tolist()) - set(names)
+    if unknown:
         raise AdapterError(
-            f"class_names has no class {min(strangers)}; it has {len(names)}. Name every class_id."
+            f"class_names has no class {min(unknown)}; it has {len(names)}. Name every class_id."
         )
     columns = [detections.xyxy, scores[:, None], classes[:, None]]
     if detections.tracker_id is not None:
         columns.insert(1, detections.tracker_id[:, None])
     masks = detections.mask
     return kind(
-        orig_img=np.ascontiguousarray(rgb.numpy()[..., ::-1]),
+        orig_img=read_pixels(image, color, "bgr"),
         path=path,
         names=names,
         boxes=torch.from_numpy(np.concatenate(columns, 1).astype(np.float32)),
@@ -101,16 +125,21 @@ def to_results(
 
 
 def prompts_from_results(results: Any) -> Any:
-    """Results of YOLO -> ``sv.Detections``: boxes for ``segment_boxes``, or exemplars.
+    """Convert YOLO's ``Results`` to ``sv.Detections``, for ``segment_boxes`` or as exemplars.
 
-    Masks that are there become compact ones; classes keep their numbers and names.
+    Args:
+        results: ``ultralytics.engine.results.Results`` of one image.
+
+    Returns:
+        ``sv.Detections`` with class numbers and names; existing masks become compact.
     """
     sv = require("supervision", "supervision")
     detections = sv.Detections.from_ultralytics(results)
     height, width = results.orig_shape
     if detections.mask is not None:
-        crops = [p.crop((height, width)) for p in patches(np.asarray(detections.mask, bool))]
-        detections.mask = compact(crops, (height, width))
+        masks = np.asarray(detections.mask, bool)
+        crops = [patch.crop((height, width)) for patch in mask_patches(masks)]
+        detections.mask = compact_masks(crops, (height, width))
     names = [results.names[int(i)] for i in detections.class_id]
     detections.data[CLASS_NAME] = np.array(names, dtype=str)
     if detections.tracker_id is not None:
@@ -119,165 +148,208 @@ def prompts_from_results(results: Any) -> Any:
 
 
 def segment_boxes(model: ImageModel | ConceptDetector, results: Any) -> Any:
-    """Give YOLO's boxes masks: ``Results`` in, ``Results`` out, or a list of them.
+    """Add masks to YOLO's boxes.
 
     >>> results = segment_boxes(model, YOLO("yolo11n.pt")("street.jpg"))
+
+    Args:
+        model: A model of ``efficientsam3.load``, or a detector.
+        results: Ultralytics' ``Results`` of one image, or a list of them.
+
+    Returns:
+        ``Results`` with masks, or a list of them.
     """
     detector = model if isinstance(model, ConceptDetector) else ConceptDetector(model)
     if isinstance(results, (list, tuple)):
         return [segment_boxes(detector, one) for one in results]
-    picture = results.orig_img  # BGR
-    frame = picture if detector.color == "bgr" else flip(picture)
+    image = results.orig_img  # BGR
+    frame = image if detector.color == "bgr" else to_rgb(image, "bgr")
     masked = detector.segment_boxes(frame, prompts_from_results(results))
-    return to_results(masked, picture, class_names=results.names, path=results.path, color="bgr")
+    return to_results(masked, image, class_names=results.names, path=results.path, color="bgr")
 
 
 # Trackers ------------------------------------------------------------------------------------
 
 
-class UltralyticsTracker:
-    """ByteTrack, BoT-SORT or OC-SORT of Ultralytics, with the convention of the other trackers.
+class UltralyticsTracker(Tracker):
+    """ByteTrack, BoT-SORT or OC-SORT of Ultralytics, with the interface of the other trackers.
 
-    Masks, data and the detector's own boxes come out as they went in; identities are from 0.
-    A class is not kept: put it into ``PerClassTracker`` for that.
+    Masks, data and the detector's boxes stay as they are. An identity can change its class;
+    ``PerClassTracker`` prevents that.
 
     >>> tracker = UltralyticsTracker("bytetrack.yaml", track_buffer=60)
 
     Args:
-        tracker: a file of settings as ``model.track(tracker=...)`` takes it.
-        color: order of the channels in frames.
-        changes: settings other than the file's.
+        tracker: A settings file, as Ultralytics' ``model.track(tracker=...)`` takes it.
+        color: Order of the channels of frames.
+        end_at_cuts: Whether all tracks end where a frame begins another scene.
+        **settings: Values that replace those of the file.
+
+    Raises:
+        AdapterError: The file has no such setting, or names a tracker that is not supported.
+        MissingPackageError: Ultralytics or lap is not installed.
     """
 
     def __init__(
-        self, tracker: str = "bytetrack.yaml", *, color: Colour = "rgb", **changes: Any
+        self,
+        tracker: str = "bytetrack.yaml",
+        *,
+        color: ColorOrder = "rgb",
+        end_at_cuts: bool = True,
+        **settings: Any,
     ) -> None:
         check_color(color)
-        require("lap", "ultralytics")  # else Ultralytics would look for it
-        found = need("ultralytics.utils.checks").check_yaml(tracker)
-        settings = {**need("ultralytics.utils").YAML.load(found), "device": "cpu"}
-        strangers = sorted(set(changes) - set(settings))
-        if strangers:
+        require("lap", "ultralytics")  # else Ultralytics tries to install it
+        path = require_ultralytics("ultralytics.utils.checks").check_yaml(tracker)
+        defaults = {**require_ultralytics("ultralytics.utils").YAML.load(path), "device": "cpu"}
+        unknown = sorted(set(settings) - set(defaults))
+        if unknown:
             raise AdapterError(
-                f"{tracker} has no {', '.join(strangers)}; it has {', '.join(sorted(settings))}"
+                f"{tracker} has no {', '.join(unknown)}; it has {', '.join(sorted(defaults))}"
             )
-        settings |= changes
-        name = settings["tracker_type"]
+        self._settings = SimpleNamespace(**{**defaults, **settings})
+        name = self._settings.tracker_type
         if name not in TRACKERS:
             raise AdapterError(
-                f"{tracker} is of {name!r}, which needs more than boxes and frames; there are "
-                f"{', '.join(TRACKERS)}"
+                f"{tracker} names the tracker {name!r}, which needs more than boxes and frames; "
+                f"choose one of {', '.join(TRACKERS)}"
             )
-        self.color: Colour = color
-        module, kind = TRACKERS[name]
-        self._make = getattr(need(f"ultralytics.trackers.{module}"), kind)
-        self._settings = SimpleNamespace(**settings)
-        self._last: Any = None
+        self.color: ColorOrder = color
+        module, cls = TRACKERS[name]
+        self._factory = getattr(require_ultralytics(f"ultralytics.trackers.{module}"), cls)
+        self._cuts = CutTest(end_at_cuts)
         self.reset()
 
     def update(
         self, detections: Any, frame: Array | None = None, timestamp: float | None = None
     ) -> Any:
-        """Give the detections of the next frame their identities; -1 for those that get none.
+        """Assign identities to the detections of the next frame.
 
         Args:
-            frame: (H, W, 3) uint8. BoT-SORT looks at it; the others take its size alone.
+            detections: ``sv.Detections`` of the frame.
+            frame: (H, W, 3) uint8. BoT-SORT reads its pixels, the others only its size.
+            timestamp: Not used.
 
         Returns:
-            The same detections in the same order, with ``tracker_id``. The input is not changed.
+            The same detections in the same order, with ``tracker_id``.
         """
+        if self._cuts.is_cut(frame):
+            self._tracker = self._factory(self._settings)
+            self._scene += 1
         count = len(detections)
         classes = detections.class_id if detections.class_id is not None else np.zeros(count)
         scores = detections.confidence if detections.confidence is not None else np.ones(count)
         rows = np.concatenate([detections.xyxy, scores[:, None], classes[:, None]], 1)
         size = frame.shape[:2] if frame is not None else (1, 1)
-        boxes = need("ultralytics.engine.results").Boxes(rows.astype(np.float32), size)
-        picture = frame
+        results = require_ultralytics("ultralytics.engine.results")
+        boxes = results.Boxes(rows.astype(np.float32), size)
+        bgr = frame
         if frame is not None and self.color == "rgb":
-            picture = np.ascontiguousarray(flip(frame))
-        ids = np.full(count, PENDING)
-        for row in self._tracker.update(boxes, picture):
-            # x0, y0, x1, y1, identity, score, class, place among the detections
-            number = self._ids.setdefault(int(row[4]), len(self._ids))
-            ids[int(row[7])] = number
+            bgr = np.ascontiguousarray(frame[..., ::-1])
+        ids = np.full(count, NO_ID)
+        for row in self._tracker.update(boxes, bgr):
+            # columns: x0, y0, x1, y1, identity, score, class, row of the detection
+            ids[int(row[7])] = self._ids.setdefault((self._scene, int(row[4])), len(self._ids))
         self._last = with_ids(detections, ids)
         return self._last
 
     def reset(self) -> None:
-        """Forget everything: identities start from 0 again."""
-        self._tracker = self._make(self._settings)
-        self._ids: dict[int, int] = {}
+        """Forget all tracks. Identities start from 0 again."""
+        self._tracker = self._factory(self._settings)
+        self._cuts.reset()
+        self._scene = 0
+        self._ids: dict[tuple[int, int], int] = {}
         self._last = None
-
-    @property
-    def tracked_objects(self) -> Any:
-        """The last frame's detections that have an identity."""
-        return identified(self._last)
-
-    def update_with_detections(self, detections: Any) -> Any:
-        """As ``update``, under the name of Supervision's former trackers."""
-        return self.update(detections)
 
 
 # Datasets ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A dataset that was made.
-
-    data: its ``data.yaml``, as ``yolo segment train data=...`` takes it. images, objects: how many.
-    failed: what could not be read, by its path, with the reason.
-    """
+class AnnotatedDataset:
+    """A dataset made by ``auto_annotate``."""
 
     data: Path
+    """Its ``data.yaml``, as ``yolo segment train data=...`` takes it."""
     images: int
+    """Number of images."""
     objects: int
+    """Number of objects."""
     failed: dict[Path, str]
+    """Images that could not be read, each with the reason."""
+    left_out: int = 0
+    """Number of objects that were not written, because their mask has no pixel."""
 
 
 def auto_annotate(
     data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    concepts: str | Sequence[str],
+    concepts: Concepts,
     output_dir: str | os.PathLike[str],
     model: ImageModel | str,
     *,
-    conf: float = 0.5,
-    iou: float | None = None,
-    max_det: int | None = 300,
+    threshold: float = 0.5,
+    nms: float | None = None,
+    class_agnostic: bool = False,
+    overlap_metric: str = "iou",
+    max_instances: int | None = 300,
     val: float = 0.1,
-) -> Annotated:
-    """Make a YOLO segmentation dataset of pictures from words alone. Ultralytics is not needed.
+    task: Task = "segment",
+    tolerance: float = 0.0,
+) -> AnnotatedDataset:
+    """Make a YOLO dataset from images and words. Ultralytics is not needed.
 
-    >>> done = auto_annotate("photos", ["dog", "yellow car"], "dogs", model)
-    >>> YOLO("yolo11n-seg.yaml").train(data=done.data)
+    One image is in memory at a time. An image without objects is written as background. An image
+    that cannot be read is left out and named in the result.
 
-    One picture is in memory at a time. A picture without any object is an example of background;
-    one that cannot be read is left out, and named in the answer.
+    >>> dataset = auto_annotate("photos", ["dog", "yellow car"], "dogs", model)
+    >>> YOLO("yolo11n-seg.yaml").train(data=dataset.data)
 
     Args:
-        data: pictures: files, folders with all under them, patterns.
-        concepts: noun phrases: the classes, in this order.
-        output_dir: new, or empty.
-        model: that finds concepts, or its name for ``load``.
-        conf: objects score more than this.
-        iou: of two masks of a concept above which the weaker is dropped.
-        max_det: objects of a picture, at most.
-        val: share of the pictures that are for validation, spread evenly; at least one of two.
+        data: Image files, folders (with their subfolders) or patterns; one or several.
+        concepts: Noun phrases, or a mapping from classes to their phrases: the classes, in this
+            order.
+        output_dir: A new or empty folder.
+        model: A model, or its name for ``efficientsam3.load``.
+        threshold: Objects with a score above it are written.
+        nms: As in ``ConceptDetector``.
+        class_agnostic: As in ``ConceptDetector``.
+        overlap_metric: As in ``ConceptDetector``.
+        max_instances: At most this many objects of an image.
+        val: Fraction of the images for validation, in [0, 1), spread evenly; at least one image
+            where there are two or more and ``val`` is not 0.
+        task: "segment" writes polygons, "detect" boxes.
+        tolerance: Polygons are simplified by at most this many pixels. 0 keeps every pixel.
+
+    Returns:
+        The dataset's files and counts.
+
+    Raises:
+        AdapterError: An argument is invalid.
+        ImageError: No image could be read.
     """
     if not 0 <= val < 1:
-        raise AdapterError(f"val is a share of the pictures, 0 or more and less than 1; got {val}")
-    names = check_names([concepts] if isinstance(concepts, str) else concepts)
+        raise AdapterError(f"val is a fraction of the images, at least 0 and below 1; got {val}")
+    check_class_names(concepts if isinstance(concepts, str) else list(concepts))
+    classes = read_classes(concepts) or {}
     given = [data] if isinstance(data, (str, os.PathLike)) else list(data)
     sources = find_images([os.fspath(one) for one in given], os.fspath(output_dir))
-    writer = YoloWriter(output_dir, names)
+    writer = YoloWriter(output_dir, list(classes), task=task, tolerance=tolerance)
     if isinstance(model, str):
         model = load(model)
-    detector = ConceptDetector(model, names, threshold=conf, nms_iou=iou, max_detections=max_det)
+    detector = ConceptDetector(
+        model,
+        classes,
+        threshold=threshold,
+        nms=nms,
+        class_agnostic=class_agnostic,
+        overlap_metric=overlap_metric,
+        max_instances=max_instances,
+    )
     images, objects, failed = 0, 0, {}
-    for number, (path, _) in enumerate(sources):
+    for number, source in enumerate(sources):
+        path = source.path
         try:
-            found = detector.predict(path)
+            instances = detector.find(path)
         except ImageError as error:
             logger.warning("%s", error)
             failed[path] = str(error)
@@ -287,10 +359,12 @@ def auto_annotate(
         if val and len(sources) > 1 and last and "val" not in writer.splits:
             chosen = True
         split = "val" if chosen else "train"
+        found = to_detections(instances, class_names=list(classes), keep_empty=True)
         labels = writer.add(path, found, split=split)
         images, objects = images + 1, objects + len(labels.read_text().splitlines())
     if not images:
         raise ImageError(
-            f"none of {len(sources)} pictures could be read; {next(iter(failed.values()))}"
+            f"none of the {len(sources)} images could be read; the first one: "
+            f"{next(iter(failed.values()))}"
         )
-    return Annotated(writer.close(), images, objects, failed)
+    return AnnotatedDataset(writer.close(), images, objects, failed, writer.left_out)

@@ -18,7 +18,7 @@ import pytest
 import efficientsam3
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("efficientsam3", "fiftyone_esam3", "supervision_adapters")
+PACKAGES = ("efficientsam3", "efficientsam3_stickers", "fiftyone_esam3", "supervision_adapters")
 AUTOLOAD = ("fiftyone_esam3_autoload.pth", "_fiftyone_esam3_autoload.py")
 PLUGIN = "_fiftyone_esam3_plugin"
 
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return build(tmp_path_factory.mktemp("wheel"), "standard")
 
 
-SOURCES = {".py", ".json", ".yml", ".svg", ".typed"}
+SOURCES = {".py", ".js", ".json", ".yml", ".svg", ".typed"}
 
 
 def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
@@ -45,6 +45,7 @@ def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
         path.relative_to(root).as_posix()
         for root, package in (
             (ROOT / "model", "efficientsam3"),
+            (ROOT / "model", "efficientsam3_stickers"),
             (ROOT, "fiftyone_esam3"),
             (ROOT, "supervision_adapters"),
         )
@@ -83,7 +84,7 @@ def test_wheel_holds_no_stray_weights(wheel: zipfile.ZipFile) -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the archives are made of, with a tiny model embedded in it."""
     from efficientsam3.build import tiny_config
-    from efficientsam3.embedded import embed
+    from efficientsam3_stickers.embed import embed
 
     root = tmp_path_factory.mktemp("checkout") / "project"
     listed = ("model", "fiftyone_esam3", "supervision_adapters", "demo", "scripts")
@@ -123,7 +124,7 @@ def test_archives_hold_the_embedded_model(checkout: Path, tmp_path: Path) -> Non
 
 def test_the_embedded_model_is_small_enough(wheel: zipfile.ZipFile) -> None:
     """Of this checkout; before a model is embedded, its share is nothing."""
-    from efficientsam3.embedded import LARGEST
+    from efficientsam3_stickers.embed import MAX_BYTES
 
     sizes = {
         item.filename: item.file_size
@@ -133,7 +134,7 @@ def test_the_embedded_model_is_small_enough(wheel: zipfile.ZipFile) -> None:
     folder = ROOT / "model" / "efficientsam3" / "assets"
     shipped = {f"efficientsam3/assets/{p.relative_to(folder).as_posix()}" for p in files(folder)}
     assert set(sizes) == shipped
-    assert sum(sizes.values()) <= LARGEST
+    assert sum(sizes.values()) <= MAX_BYTES
 
 
 def files(folder: Path) -> list[Path]:
@@ -160,11 +161,13 @@ def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> Non
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("License-File", [])) == {"LICENSE", "NOTICE"}
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("fiftyone", "supervision", "ultralytics", "video", "train", "scenes", "export"),
-        *("trackers", "dev", "all"),
+        *("fiftyone", "supervision", "ultralytics", "video", "pictures", "train", "scenes"),
+        *("teachers", "onnx", "openvino", "int8", "export", "trackers", "dev", "docs", "all"),
     }
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
-    assert "efficientsam3 = efficientsam3.cli:app" in scripts
+    assert "efficientsam3 = efficientsam3.cli.app:app" in scripts
+    for line in ("scenes = efficientsam3_stickers.cli:scenes", "[efficientsam3.recipes]"):
+        assert line in scripts
 
 
 def test_agpl_code_is_only_installed_by_its_own_name(wheel: zipfile.ZipFile) -> None:
@@ -192,10 +195,13 @@ def third_party(folder: Path) -> set[str]:
 
 # What is imported from these folders comes with an extra of its own.
 EXTRAS = {
-    "model/efficientsam3/distill": "train",
-    "model/efficientsam3/scenes": "scenes",
-    "model/efficientsam3/video": "video",
+    "model/efficientsam3/train": "train",
+    "model/efficientsam3_stickers": "scenes",
 }
+# Packages that single files of the core import when they are used, by extra.
+OPTIONAL = {"av": "video", "tifffile": "pictures", "pyarrow": "train"}
+OPTIONAL |= {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
+OPTIONAL |= {"nncf": "int8"}
 
 
 @pytest.mark.parametrize(
@@ -208,17 +214,24 @@ EXTRAS = {
     ],
 )
 def test_what_is_imported_is_declared(wheel: zipfile.ZipFile, folder: str, extra: str) -> None:
-    """Else it works only where another package happens to bring it along."""
+    """A package that is not declared works only where another package installs it."""
     info = f"efficientsam3-{efficientsam3.__version__}.dist-info"
     metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
-    declared = {
-        re.split(r"[^\w-]", line)[0].lower().replace("_", "-")
-        for line in metadata.get_all("Requires-Dist", [])
-        if "extra ==" not in line or f"extra == '{extra}'" in line
-    }
+
+    def requirements(name: str) -> set[str]:
+        return {
+            re.split(r"[^\w-]", line)[0].lower().replace("_", "-")
+            for line in metadata.get_all("Requires-Dist", [])
+            if "extra ==" not in line or f"extra == '{name}'" in line
+        }
+
+    declared = requirements(extra)
+    for package, optional in OPTIONAL.items():
+        assert package in requirements(optional)
     owners = importlib.metadata.packages_distributions()
     # Names that the extras' packages bring by their own declaration, or that this wheel installs.
-    known = {"cv2", "_fiftyone_esam3_autoload"} | ({"eta"} if extra == "fiftyone" else set())
+    known = {"cv2", "openvino_telemetry", "_fiftyone_esam3_autoload", *OPTIONAL}
+    known |= {"eta"} if extra == "fiftyone" else set()
     strangers = {
         name
         for name in third_party(ROOT / folder) - known

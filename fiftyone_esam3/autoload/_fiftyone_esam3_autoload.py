@@ -1,9 +1,10 @@
-"""Adds EfficientSAM3 to FiftyOne's models and plugins, in every process, with nothing to call.
+"""Add EfficientSAM3 to FiftyOne's models and plugins in every process, without a call.
 
-FiftyOne looks for models in the manifests that its configuration names and for plugins in one
-folder, and has no entry points. fiftyone_esam3_autoload.pth runs this file when Python starts, so
-it only leaves a finder that waits for two modules of FiftyOne and then takes itself away. Without
-FiftyOne, or with the environment variable FIFTYONE_ESAM3_AUTOLOAD=0, nothing happens.
+FiftyOne looks for models in the manifests that its configuration names, and for plugins in one
+folder. It has no entry points. fiftyone_esam3_autoload.pth runs this file when Python starts. The
+file only installs an import finder, which waits for three modules of FiftyOne and then removes
+itself. Without FiftyOne, or with the environment variable FIFTYONE_ESAM3_AUTOLOAD=0, nothing
+happens.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 _REMOTE_NAME = "efficientsam3-zoo"  # "name" in manifest.json: the folder of a registered source
 _PLUGIN_NAME = "@efficientsam3/curation"  # in fiftyone.yml
 _PLUGIN_FOLDER = "_fiftyone_esam3_plugin"  # beside this file, when installed
+_SCRIPT = ("panel", "panel.js")  # in the package; "js_bundle" in fiftyone.yml
 
 
 def _folder() -> str | None:
-    """Where the package is."""
+    """The folder of the package, or None."""
     from importlib.util import find_spec
 
     spec = find_spec("fiftyone_esam3")
@@ -31,10 +33,13 @@ def _folder() -> str | None:
 
 
 def add_to_zoo(config: Any) -> None:
-    """Appends our manifest to the ones that ``fiftyone.config`` names.
+    """Append our manifest to those that ``fiftyone.config`` names.
 
-    Not if the repository is registered as a remote source: FiftyOne would then warn about every
-    model that it meets twice.
+    Nothing is done if the repository is registered as a remote source, because FiftyOne warns
+    about every model that it finds twice.
+
+    Args:
+        config: ``fiftyone.config``.
     """
     import os
 
@@ -49,10 +54,13 @@ def add_to_zoo(config: Any) -> None:
 
 
 def add_to_plugins(core: Any) -> None:
-    """Lets ``fiftyone.plugins.core`` find ours beside those in the folder of plugins.
+    """Let ``fiftyone.plugins.core`` find our plugin beside those in the folder of plugins.
 
-    Not if the user downloaded it: the copy that he sees in his folder is the one that counts. The
-    function is FiftyOne's own business; where it is missing, the plugin has to be downloaded.
+    Nothing is added if the user downloaded the plugin into that folder. The function that is
+    replaced is private to FiftyOne; where it does not exist, the plugin has to be downloaded.
+
+    Args:
+        core: the module ``fiftyone.plugins.core``.
     """
     ordinary = getattr(core, "_iter_plugin_metadata_files", None)
     if ordinary is None or hasattr(ordinary, "without_efficientsam3"):
@@ -67,14 +75,53 @@ def add_to_plugins(core: Any) -> None:
         if folder is not None:
             import os
 
-            # Of a folder that holds nothing else: FiftyOne deletes a plugin's whole folder when it
-            # is told to delete the plugin, or to download another copy over it.
+            # This folder holds nothing else, because FiftyOne deletes the whole folder of a plugin
+            # when a user deletes the plugin or downloads another copy of it.
             place = os.path.join(os.path.dirname(__file__), _PLUGIN_FOLDER, "fiftyone.yml")
             if os.path.isfile(place):
                 yield place
 
     files.without_efficientsam3 = ordinary  # type: ignore[attr-defined]
     core._iter_plugin_metadata_files = files
+
+
+def serve_script(definitions: Any) -> None:
+    """Let the App load the panel's script from the installed package.
+
+    FiftyOne serves scripts of plugins from its folder of plugins only. The App's server gives
+    every file of this machine at ``/media``.
+
+    Args:
+        definitions: the module ``fiftyone.plugins.definitions``.
+    """
+    plugin = getattr(definitions, "PluginDefinition", None)
+    names = ("js_bundle_path", "js_bundle_server_path")
+    ordinary: list[Any] = [getattr(plugin, name, None) for name in names]
+    if not all(isinstance(one, property) for one in ordinary):
+        return
+
+    def is_installed(self: Any) -> bool:
+        import os
+
+        return os.path.basename(str(self.directory)) == _PLUGIN_FOLDER
+
+    def path(self: Any) -> Any:
+        import os
+
+        folder = _folder() if is_installed(self) else None
+        return ordinary[0].fget(self) if folder is None else os.path.join(folder, *_SCRIPT)
+
+    def server_path(self: Any) -> Any:
+        if not is_installed(self):
+            return ordinary[1].fget(self)
+        from urllib.parse import quote
+
+        # The App appends a question mark and the hash of the file, which must not become a part
+        # of the path of the file.
+        return f"/media?filepath={quote(self.js_bundle_path)}&version=" if self.has_js else None
+
+    for name, function in {names[0]: path, names[1]: server_path}.items():
+        setattr(plugin, name, property(function))
 
 
 def _is_ours(path: str) -> bool:
@@ -87,12 +134,13 @@ def _is_ours(path: str) -> bool:
 
 _WAITING = {
     "fiftyone.__public__": lambda module: add_to_zoo(module.config),
+    "fiftyone.plugins.definitions": serve_script,
     "fiftyone.plugins.core": add_to_plugins,
 }
 
 
 class _Finder:
-    """Lets two modules be found as ever, and adds to what they hold once they have run."""
+    """Find some modules as usual, and change them after they have run."""
 
     def __init__(self) -> None:
         self.waiting = dict(_WAITING)
@@ -107,7 +155,7 @@ class _Finder:
 
         if not self.waiting:
             sys.meta_path.remove(self)
-        spec = find_spec(name)  # this finder does not answer for the name any more
+        spec = find_spec(name)  # this finder no longer handles the name
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
@@ -121,7 +169,7 @@ class _Finder:
 
 _finder = _Finder()
 for _name, _add in _WAITING.items():
-    if _name in sys.modules:  # imported by hand, in a process where FiftyOne is at work
+    if _name in sys.modules:  # this file was imported after FiftyOne
         del _finder.waiting[_name]
         _add(sys.modules[_name])
 if _finder.waiting:

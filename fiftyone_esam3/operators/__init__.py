@@ -1,1 +1,1 @@
-"""The operators of the plugin, one a file; each is a form and a call."""
+"""The operators of the plugin: each is a form for one run."""

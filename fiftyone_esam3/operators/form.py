@@ -1,8 +1,8 @@
-"""The parts that the operators' forms are made of: each checks what was filled in."""
+"""The parts that the forms of the operators share; each part checks its value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,239 +10,481 @@ import fiftyone.core.labels as fol
 from fiftyone.operators import types
 
 from efficientsam3 import EfficientSam3Error
-from efficientsam3.doctor import cached_models
+from efficientsam3.checkpoints.hub import cached_models
 from efficientsam3.variants import EMBEDDED, VARIANTS, Packaged, find_variant, list_models
 
 from ..labels import ERROR_FIELD
-from ..runs import check_field, check_samples
-from ..speed import recall
+from ..ownership.merge import ADD, EXISTING, MEANINGS, OVERLAP, REPLACE
+from ..runs.checks import check_field, check_samples, whole_samples
+from ..runs.run import recall_speed
+from .texts import read_class_text, split_phrases
 
-FALLBACK = "efficientsam3-tinyvit-11m"
+FALLBACK_MODEL = "efficientsam3-tinyvit-11m"
+
+CLASSES = "dataset_classes"
+"""The field of a form for concepts that are chosen among the classes of the dataset."""
+
+CLASS_PHRASES = "class_phrases"
+"""The field of a form for classes that have several phrases."""
 
 
 class Form:
-    """A form that is being made; what is wrong is said under the field that it is in.
+    """A form of an operator. An error is shown under the field that it belongs to.
 
     Args:
-        ctx: FiftyOne's context; ``ctx.params`` is what was filled in so far.
+        ctx: FiftyOne's execution context. ``ctx.params`` holds the values so far.
+        label: the title.
+        description: what the operator does.
     """
 
-    def __init__(self, ctx: Any, label: str, about: str) -> None:
-        self.ctx, self.label, self.about = ctx, label, about
+    def __init__(self, ctx: Any, label: str, description: str) -> None:
+        self.ctx, self.label, self.description = ctx, label, description
         self.inputs = types.Object()
         self.samples: Any = None
 
-    def done(self) -> types.Property:
+    def property(self) -> types.Property:
         """The finished form."""
-        return types.Property(
-            self.inputs, view=types.View(label=self.label, description=self.about)
-        )
+        view = types.View(label=self.label, description=self.description)
+        return types.Property(self.inputs, view=view)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """What was filled in; "" and [] are nothing."""
+        """The value of a field, or ``default`` where it is empty.
+
+        Args:
+            key: the field of the form.
+            default: the value of an empty field.
+        """
         value = self.ctx.params.get(key)
         return default if value in (None, "", []) else value
 
-    def wrong(self, key: str, error: Exception | str) -> None:
-        """Says that a field is wrong; the form cannot be sent."""
-        prop = self.inputs.properties[key]
-        prop.invalid, prop.error_message = True, str(error)
+    def mark_invalid(self, key: str, error: Exception | str) -> None:
+        """Show an error under a field, so that the form cannot be sent.
 
-    def check(self, key: str, *args: Any, **kwargs: Any) -> None:
-        """Tries the field of samples that ``key`` names."""
+        Args:
+            key: the field of the form.
+            error: the error.
+        """
+        field = self.inputs.properties[key]
+        field.invalid, field.error_message = True, str(error)
+
+    def check(self, key: str, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call a check, unless the field is empty, and show its error under the field.
+
+        Args:
+            key: the field of the form.
+            check: a function that raises an error of the core.
+            *args: the arguments of the function.
+            **kwargs: the keyword arguments of the function.
+        """
+        if self.get(key) is None:
+            return
         try:
-            check_field(self.samples, self.get(key), *args, **kwargs)
+            check(*args, **kwargs)
         except EfficientSam3Error as error:
-            self.wrong(key, error)
+            self.mark_invalid(key, error)
 
-    # Where
+    def refuse(self, error: Exception | str) -> None:
+        """Show an error that belongs to no field, so that the form cannot be sent.
 
-    def target(self, *, flat: bool = True, media: str = "image") -> None:
-        """Dataset, view or selection; a view that cannot be worked on is refused."""
-        self.inputs.view_target(self.ctx, require_flat=flat, action_description="Work on")
-        self.samples = self.ctx.target_view(require_flat=flat)
+        Args:
+            error: the error.
+        """
+        view = types.Error(label="This cannot be done", description=str(error))
+        self.inputs.view("refused", view)
+        self.mark_invalid("refused", error)
+
+    def target(self, media: str = "image", *, patches: bool = False) -> None:
+        """Choose the dataset, the view or the selection, and check its samples.
+
+        Args:
+            media: the media type that is needed.
+            patches: a view of patches stands for the samples that they were made of.
+        """
+        self.inputs.view_target(self.ctx, require_flat=True, action_description="Work on")
+        self.samples = self.ctx.target_view(require_flat=True)
+        if patches:
+            self.samples = whole_samples(self.samples)
         try:
             check_samples(self.samples, media)
         except EfficientSam3Error as error:
-            self.inputs.view(
-                "trouble", types.Error(label="This cannot be done", description=str(error))
-            )
-            self.inputs.properties["trouble"].invalid = True
-            self.inputs.properties["trouble"].error_message = str(error)
+            self.refuse(error)
 
-    # Which
+    # Fields ---------------------------------------------------------------------------------
 
-    def model(self) -> None:
-        """A model of the table with what is known of it, or a folder."""
-        view = types.AutocompleteView()
-        here = set(cached_models())
-        for name in sorted(list_models(), key=lambda n: n not in here):
-            view.add_choice(name, label=describe(name, name in here))
-        default = default_model(here)
-        self.inputs.str(
-            "model",
-            default=default,
-            required=False,
-            label="Model",
-            description="From the list, or the folder of a saved model",
+    def text(self, key: str, label: str, description: str, **options: Any) -> None:
+        """Ask for a text.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            **options: further arguments of FiftyOne's ``Object.str``.
+        """
+        options = {"required": False, **options}
+        self.inputs.str(key, label=label, description=description, **options)
+
+    def choice(
+        self, key: str, label: str, description: str, names: Iterable[str], **options: Any
+    ) -> None:
+        """Ask for a text, and offer some.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            names: the texts that are offered.
+            **options: further arguments of FiftyOne's ``Object.str``.
+        """
+        self.text(key, label, description, view=_autocomplete(names), **options)
+
+    def several(
+        self,
+        key: str,
+        label: str,
+        description: str,
+        names: Iterable[str] = (),
+        *,
+        required: bool = True,
+        only: bool = False,
+    ) -> None:
+        """Ask for a list of texts, and offer some.
+
+        A text that is typed becomes part of the list when Enter is pressed, and, where none are
+        offered, also when the person goes on to another field.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            names: the texts that are offered.
+            required: the list must not be empty.
+            only: no other texts than those that are offered can be given.
+        """
+        names = list(names)
+        view = _autocomplete(
+            names,
+            take_on_leave=not names,
+            allow_duplicates=False,
+            allow_user_input=not only,
+        )
+        self.inputs.list(
+            key,
+            types.String(),
+            required=required,
+            label=label,
+            description=description,
             view=view,
         )
+
+    def options(self, key: str, label: str, description: str, labels: Mapping[str, str]) -> None:
+        """Ask for one of a few values; the first one is the default.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            labels: the title of each value.
+        """
+        view = types.DropdownView()
+        for value, title in labels.items():
+            view.add_choice(value, label=title)
+        self.inputs.enum(
+            key,
+            view.values(),
+            default=next(iter(labels)),
+            required=False,
+            label=label,
+            description=description,
+            view=view,
+        )
+
+    def integer(self, key: str, label: str, description: str, **options: Any) -> None:
+        """Ask for an integer.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            **options: further arguments of FiftyOne's ``Object.int``.
+        """
+        self.inputs.int(key, required=False, label=label, description=description, **options)
+
+    def field(
+        self,
+        key: str,
+        label: str,
+        description: str,
+        kinds: Sequence[type] = (fol.Detections,),
+        *,
+        default: str | None = None,
+        required: bool = True,
+        new: bool = False,
+    ) -> None:
+        """Ask for a field of the samples.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            kinds: the classes of labels that it may hold.
+            default: its name by default.
+            required: a name must be given where there is no default.
+            new: the field does not have to exist.
+        """
+        needed = required and default is None  # the SDK does not fill in defaults
+        names = label_fields(self.samples, kinds)
+        self.choice(key, label, description, names, default=default, required=needed)
+        self.check(key, check_field, self.samples, self.get(key), kinds=kinds, new=new)
+
+    def masks_field(self, default: str) -> None:
+        """Ask for the field that the masks are written to.
+
+        Args:
+            default: its name by default.
+        """
+        self.field(
+            "label_field",
+            "Field for the masks",
+            "A new one, or one of Detections",
+            default=default,
+            new=True,
+        )
+
+    # Options that several operators have ----------------------------------------------------
+
+    def model(self) -> None:
+        """Ask for a model: one of the table, or the folder of a saved model."""
+        available = set(cached_models())
+        names = sorted(list_models(), key=lambda n: n not in available)
+        view = _autocomplete({name: describe_model(name, name in available) for name in names})
+        default = default_model(available)
+        description = "From the list, or the folder of a saved model"
+        self.text("model", "Model", description, default=default, view=view)
         chosen = str(self.get("model", default))
         if Path(chosen).is_dir():
             return
         try:
             row = find_variant(chosen)
         except EfficientSam3Error as error:
-            self.wrong("model", error)
+            self.mark_invalid("model", error)
             return
-        if row.weights is not None and row.name not in here and isinstance(row.weights, Packaged):
-            self.wrong("model", f"the weights of {row.name} are not in this installation")
+        if row.name not in available and isinstance(row.weights, Packaged):
+            self.mark_invalid("model", f"the weights of {row.name} are not in this installation")
 
-    def concepts(self, *, instead: str | None = None) -> None:
-        """Phrases; the classes that are there already are offered.
+    def concepts(self, *, required: bool = True) -> None:
+        """Ask for phrases, and apart from them for classes that the samples have.
+
+        The classes are a field of their own. Suggestions under the phrases would replace what is
+        typed: the App takes the suggestion that the pointer is on.
 
         Args:
-            instead: the key of a field that may be filled in instead.
+            required: there must be at least one phrase or class.
         """
-        view = types.AutocompleteView(allow_duplicates=False)
-        for name in existing_classes(self.samples):
-            view.add_choice(name, label=name)
-        needed = instead is None or not self.get(instead)
-        self.inputs.list(
+        classes = existing_classes(self.samples)
+        self.several(
             "concepts",
-            types.String(),
-            required=needed,
-            label="Concepts",
-            description=(
-                "Words or phrases, such as: yellow school bus. Press Enter after each, or put "
-                "commas between them"
-            ),
-            view=view,
+            "Concepts",
+            "Words or phrases, such as: yellow school bus. Press Enter after each, or put commas "
+            "between them",
+            required=required and not self.get(CLASSES),
         )
-        if self.get("concepts") and not split(self.get("concepts")):
-            self.wrong("concepts", "name something to look for: a word or a phrase")
-
-    def field(
-        self,
-        key: str,
-        label: str,
-        about: str,
-        kinds: Sequence[type] = (),
-        *,
-        default: str | None = None,
-        required: bool = True,
-        new: bool = False,
-    ) -> None:
-        """A field of the samples.
-
-        Args:
-            kinds: of labels that it may hold. new: it may be made.
-        """
-        view = types.AutocompleteView(allow_user_input=True)
-        for name in label_fields(self.samples, kinds):
-            view.add_choice(name, label=name)
-        needed = required and default is None  # the SDK fills in no defaults
-        self.inputs.str(
-            key, default=default, required=needed, label=label, description=about, view=view
-        )
-        if self.get(key):
-            self.check(key, kinds=kinds, new=new)
-
-    # How
+        if self.get("concepts") and not split_phrases(self.get("concepts")):
+            self.mark_invalid("concepts", "name something to look for: a word or a phrase")
+        if classes:
+            self.several(
+                CLASSES,
+                "Classes of this dataset",
+                "These are searched for too",
+                classes,
+                required=False,
+                only=True,
+            )
 
     def threshold(self) -> None:
-        """The least score."""
+        """Ask for the lowest score."""
         self.inputs.float(
             "threshold",
-            min=0.0,
-            max=1.0,
             default=0.5,
             label="Threshold",
-            description="Instances that score more are kept",
-            view=types.SliderView(componentsProps={"slider": {"min": 0, "max": 1, "step": 0.01}}),
+            description="The lowest score of an instance",
+            min=0.0,
+            max=1.0,
+            view=score_slider(),
         )
 
-    def again(self) -> None:
-        """Whether what is done is done once more."""
+    def classes(self) -> None:
+        """Ask for classes of several phrases, in a text such as "vehicle: car, truck"."""
+        self.text(
+            CLASS_PHRASES,
+            "Classes of several phrases",
+            "Optional, with semicolons between: vehicle: car, truck; person: man, woman. The "
+            "masks get the class",
+        )
+        self.check(CLASS_PHRASES, read_class_text, self.get(CLASS_PHRASES))
+
+    def suppression(self) -> None:
+        """Ask how far masks may overlap."""
+        self.inputs.float(
+            "nms",
+            required=False,
+            label="Overlap of masks",
+            description="Optional: of two masks of a class that overlap by more, one is kept",
+            min=0.0,
+            max=1.0,
+            view=score_slider(),
+        )
         self.inputs.bool(
-            "again",
+            "class_agnostic",
             default=False,
-            label="Do all anew",
-            description="Otherwise samples that have this very answer already are left as they are",
+            label="One mask for an object",
+            description="Also compare masks of different classes",
+        )
+        metrics = {"iou": "Intersection over union", "iom": "Part of the smaller mask"}
+        self.options("overlap_metric", "Overlap is", "How overlap is measured", metrics)
+
+    def cuts(self) -> None:
+        """Ask whether tracks end where another scene begins."""
+        self.inputs.bool(
+            "cuts",
+            default=True,
+            label="End tracks at cuts",
+            description="Objects get new identities where another scene begins",
+        )
+
+    def existing(self, ways: Sequence[str] = EXISTING) -> None:
+        """Ask what happens to labels that the field holds, and how much overlap is one object.
+
+        Args:
+            ways: the values that are offered.
+        """
+        self.options(
+            "existing",
+            "Labels that are there",
+            "What people made, edited or tagged is only replaced by Overwrite",
+            {way: MEANINGS[way] for way in ways},
+        )
+        if self.get("existing") in (ADD, REPLACE):
+            self.inputs.float(
+                "overlap",
+                default=OVERLAP,
+                label="Same object from",
+                description="A new label with this IoU or more with one that is there is left out",
+                min=0.0,
+                max=1.0,
+                view=score_slider(),
+            )
+
+    def key(self, ways: Mapping[str, str]) -> None:
+        """Ask what happens to a key that the dataset has.
+
+        Args:
+            ways: the title of each value of ``existing``.
+        """
+        self.options("existing", "If the name is taken", "By default this is an error", ways)
+
+    def restart(self) -> None:
+        """Ask whether samples that are done are processed again."""
+        self.inputs.bool(
+            "restart",
+            default=False,
+            label="Restart",
+            description="Ask again what was answered with these settings",
         )
 
     def workers(self) -> None:
-        """Processes that read images, for delegated runs."""
-        self.inputs.int(
-            "num_workers",
-            min=0,
-            default=0,
-            label="Workers",
-            description="Processes that read images; only delegated runs use them",
-        )
+        """Ask for the number of threads that read images."""
+        description = "Threads that read images ahead; 0 reads them in turn"
+        self.integer("num_workers", "Workers", description, min=0, default=0)
 
 
-def default_model(here: Iterable[str] | None = None) -> str:
+def score_slider() -> types.SliderView:
+    """A slider from 0 to 1."""
+    return types.SliderView(componentsProps={"slider": {"min": 0, "max": 1, "step": 0.01}})
+
+
+def _autocomplete(
+    names: Iterable[str] | Mapping[str, str], *, take_on_leave: bool = False, **options: Any
+) -> types.AutocompleteView:
+    """A text field with suggestions, none of which is taken before a person chooses it.
+
+    Args:
+        names: the suggestions, or the title of each.
+        take_on_leave: what is typed is taken when the field loses the focus.
+        **options: further arguments of ``AutocompleteView``.
+    """
+    props: dict[str, Any] = {"autoHighlight": False}
+    if take_on_leave:
+        props |= {"autoSelect": True, "clearOnBlur": False}
+    view = types.AutocompleteView(componentsProps={"autocomplete": props}, **options)
+    titles = names if isinstance(names, Mapping) else {name: name for name in names}
+    for name, title in titles.items():
+        view.add_choice(name, label=title)
+    return view
+
+
+def default_model(available: Iterable[str] | None = None) -> str:
     """The model that needs no download, where there is one.
 
     Args:
-        here: models whose weights are on this machine, if that is known.
+        available: the models whose weights are on this machine. None: they are searched for.
     """
-    known = set(cached_models() if here is None else here)
-    return EMBEDDED if EMBEDDED in known else min(known, default=FALLBACK)
+    known = set(cached_models() if available is None else available)
+    return EMBEDDED if EMBEDDED in known else min(known, default=FALLBACK_MODEL)
 
 
-def chosen_model(ctx: Any) -> str:
-    """The model that was filled in."""
-    return str(ctx.params.get("model") or default_model())
+def describe_model(name: str, available: bool) -> str:
+    """A model's name and size, and its speed where it is known.
 
-
-def workers(ctx: Any) -> int:
-    """Worker processes for a run; none inside the App, whose server must not be forked."""
-    return int(ctx.params.get("num_workers") or 0) if ctx.delegated else 0
-
-
-def split(words: Iterable[str]) -> list[str]:
-    """Phrases from what was typed, commas between them or not."""
-    return [part.strip() for word in words for part in str(word).split(",") if part.strip()]
-
-
-def describe(name: str, here: bool) -> str:
-    """A model's name, size, and speed where it is known."""
+    Args:
+        name: the name of the model.
+        available: whether its weights are on this machine.
+    """
     row = VARIANTS[name]
     parts = [name]
-    if row.params_millions == row.params_millions:  # NaN: its folder is missing
+    if row.params_millions == row.params_millions:  # NaN: the model's folder is missing
         parts.append(f"{row.params_millions:.0f} M parameters")
-    seconds = recall(name) if here else None
+    seconds = recall_speed(name) if available else None
     if seconds is not None:
         parts.append(f"{seconds:.2g} s an image here")
     if isinstance(row.weights, Packaged):
-        parts.append("in the package" if here else "not in this installation")
+        parts.append("in the package" if available else "not in this installation")
     else:
-        parts.append("on this machine" if here else "is downloaded first")
+        parts.append("on this machine" if available else "is downloaded first")
     return " · ".join(parts)
 
 
-def label_fields(samples: Any, kinds: Sequence[type]) -> list[str]:
-    """Names of the fields that hold these kinds of labels."""
+def label_fields(samples: Any, kinds: Sequence[type] = ()) -> list[str]:
+    """The names of the fields that hold labels.
+
+    Args:
+        samples: a dataset or a view, or None.
+        kinds: the classes of labels. Empty: any.
+    """
     if samples is None:
         return []
-    found = samples.get_field_schema(embedded_doc_type=tuple(kinds) or fol.Label)
-    return sorted(found)
+    return sorted(samples.get_field_schema(embedded_doc_type=tuple(kinds) or fol.Label))
 
 
 def existing_classes(samples: Any, most: int = 200) -> list[str]:
-    """Classes that a dataset names or its labels have, for choosing."""
+    """The classes that a dataset names or its labels have.
+
+    Args:
+        samples: a dataset or a view, or None.
+        most: the largest number of classes.
+    """
     if samples is None:
         return []
     dataset = samples._root_dataset
     out = dict.fromkeys(dataset.default_classes or [])
     for names in (dataset.classes or {}).values():
         out.update(dict.fromkeys(names))
+    for schema in dataset.label_schemas.values():
+        out.update(dict.fromkeys(map(str, schema.get("classes") or ())))
+    some = samples.limit(1000)
     listed = (fol.Detections, fol.Classifications, fol.Keypoints, fol.Polylines)
     for name, field in samples.get_field_schema(embedded_doc_type=listed).items():
         part = field.document_type._LABEL_LIST_FIELD
-        out.update(dict.fromkeys(samples.limit(1000).distinct(f"{name}.{part}.label")))
+        out.update(dict.fromkeys(some.distinct(f"{name}.{part}.label")))
     for name in samples.get_field_schema(embedded_doc_type=fol.Classification):
-        out.update(dict.fromkeys(samples.limit(1000).distinct(f"{name}.label")))
+        out.update(dict.fromkeys(some.distinct(f"{name}.label")))
     return [name for name in out if name and name != ERROR_FIELD][:most]

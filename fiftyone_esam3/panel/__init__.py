@@ -1,5 +1,1 @@
-"""The panel: try words, clicks and boxes on one sample, and keep what is good."""
-
-from .panel import Workbench
-
-__all__ = ["Workbench"]
+"""The panel: try concepts, clicks and boxes on one sample, and accept the labels."""

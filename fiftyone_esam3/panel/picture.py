@@ -1,116 +1,229 @@
-"""The panel's picture: the image with what was found, at the size of a screen."""
+"""What the panel draws: the image, the shapes of instances and labels, and which of them overlap.
+
+The browser draws. It gets the image once, and each shape as run lengths on a coarse grid, so that
+the threshold, the pointer and the choice of instances need no request.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import fiftyone.core.labels as fol
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from efficientsam3.draw import colours
-from efficientsam3.types import Instances
+from efficientsam3.io.images import read_rgb
+from efficientsam3.io.rle import encode_cut
+from efficientsam3.masks.overlap import box_iou, mask_iou
+from efficientsam3.types import Instances, LogitPatch
+from efficientsam3.viz.overlay import instance_colors
 
-from .bench import Prompts
+LONGEST_SIDE = 1600
+"""Pixels of the longer side of the image in the browser. Smaller images keep their size."""
 
-SIDE = 520
-"""Pixels of the longer side; small images are enlarged to it, so that one can point well."""
+GRID_SIDE = 768
+"""Cells of the longer side of the grid of masks."""
 
-FILL = 0.45
-ON, OFF = (60, 220, 90), (240, 60, 50)
-
-Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+Bits = npt.NDArray[np.bool_]
 
 
-def screen_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) on the screen of an image of (height, width)."""
-    scale = SIDE / max(size)
+@dataclass(frozen=True)
+class Picture:
+    """An image as the browser gets it.
+
+    Attributes:
+        key: the file and its version.
+        size: (height, width) of the image.
+        source: a JPEG as the address of an ``<img>``.
+    """
+
+    key: str
+    size: Size
+    source: str
+
+    @classmethod
+    def read(cls, path: str) -> Picture:
+        """Read the file of an image.
+
+        Args:
+            path: the path.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        key = file_key(path)
+        pixels = read_rgb(path).permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=88)
+        code = base64.b64encode(file.getvalue()).decode("ascii")
+        return cls(key, (pixels.shape[0], pixels.shape[1]), f"data:image/jpeg;base64,{code}")
+
+
+def file_key(path: str) -> str:
+    """The path of a file and the time of its last change.
+
+    Args:
+        path: the path.
+    """
+    try:
+        return f"{path}:{Path(path).stat().st_mtime_ns}"
+    except OSError:
+        return path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mask or a box on the grid.
+
+    Attributes:
+        label: the class.
+        box: (x0, y0, x1, y1) in cells of the grid.
+        pixels: (h, w) bool, the mask in its box; None for a box.
+        score: in [0, 1], or None.
+        color: RGB, or None.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    pixels: Bits | None = None
+    score: float | None = None
+    color: tuple[int, int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape as the browser reads it: the runs begin with cells that are not set."""
+        out: dict[str, Any] = {
+            "label": self.label,
+            "box": self.box,
+            "score": self.score,
+            "color": self.color,
+        }
+        if self.pixels is not None:
+            flat = self.pixels.ravel()
+            edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+            runs = np.diff(np.r_[0, edges, flat.size])
+            first = [0] if flat[:1].any() else []
+            out["runs"] = " ".join(map(str, [*first, *runs.tolist()]))
+        return out
+
+
+class Shapes:
+    """The shapes of one set of instances or labels, made once.
+
+    Args:
+        key: tells this set from others.
+        shapes: the shapes.
+        size: (height, width) of the image.
+    """
+
+    def __init__(self, key: str, shapes: Sequence[Shape], size: Size) -> None:
+        self.key, self.shapes, self.grid = key, list(shapes), grid_size(size)
+
+    @classmethod
+    def of_instances(cls, key: str, found: Instances) -> Shapes:
+        """The shapes of instances.
+
+        Args:
+            key: tells these instances from others.
+            found: the instances.
+        """
+        grid = grid_size(found.size)
+        shapes = []
+        for i, color in enumerate(instance_colors(found)):
+            label, score = found.labels[i], float(found.scores[i])
+            if found.patches is None:
+                at = _scaled(found.boxes[i].tolist(), found.size, grid)
+                shapes.append(Shape(label, at, None, score, color))
+                continue
+            patch = found.patches[i]
+            pixels, box = patch.crop(grid)  # a LogitPatch can be cropped at any size
+            if not isinstance(patch, LogitPatch):
+                pixels, box = _fit(pixels, _scaled(box, found.size, grid), grid)
+            shapes.append(Shape(label, box, pixels, score, color))
+        return cls(key, shapes, found.size)
+
+    @classmethod
+    def of_labels(cls, key: str, labels: Any, size: Size) -> Shapes:
+        """The shapes of the labels that a field of a sample holds.
+
+        Args:
+            key: tells these labels from others.
+            labels: ``Detections``, or another value, which has no shapes.
+            size: (height, width) of the image.
+        """
+        grid = grid_size(size)
+        shapes = []
+        for one in labels.detections if isinstance(labels, fol.Detections) else ():
+            x, y, w, h = one.bounding_box
+            box = (x * grid[1], y * grid[0], (x + w) * grid[1], (y + h) * grid[0])
+            mask = one.get_mask() if one.has_mask else None
+            if mask is None or not mask.size:
+                shapes.append(Shape(one.label or "", box))
+            else:
+                pixels, at = _fit(np.asarray(mask) > 0, box, grid)
+                shapes.append(Shape(one.label or "", at, pixels))
+        return cls(key, shapes, size)
+
+    def overlap(self, others: Shapes) -> list[float]:
+        """The largest IoU of each shape with another set, of masks where both have one.
+
+        Args:
+            others: the other shapes, on the same grid.
+        """
+        if not self.shapes or not others.shapes:
+            return [0.0] * len(self.shapes)
+        ours, theirs = (np.array([shape.box for shape in of.shapes]) for of in (self, others))
+        out = box_iou(ours, theirs)
+        rows, columns = self._masks(out.any(1)), others._masks(out.any(0))
+        if rows and columns:
+            pairs = np.ix_(list(rows), list(columns))
+            out[pairs] = mask_iou(list(rows.values()), list(columns.values()))
+        return [float(v) for v in out.max(1)]
+
+    def _masks(self, wanted: Any) -> dict[int, dict[str, Any]]:
+        """The run lengths of the wanted shapes that have a mask, by position."""
+        out = {}
+        for i, shape in enumerate(self.shapes):
+            if wanted[i] and shape.pixels is not None:
+                x0, y0, x1, y1 = (round(v) for v in shape.box)
+                out[i] = encode_cut(shape.pixels, (x0, y0, x1, y1), self.grid)
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """The shapes as the browser reads them."""
+        shapes = [shape.to_json() for shape in self.shapes]
+        return {"key": self.key, "grid": self.grid, "shapes": shapes}
+
+
+def grid_size(size: Size) -> Size:
+    """(rows, columns) of the grid of masks.
+
+    Args:
+        size: (height, width) of the image.
+    """
+    scale = GRID_SIDE / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def to_image(x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
-    """A pixel of the screen's picture as a point of the image, at the pixel's centre."""
-    height, width = screen_size(size)
-    inside = np.clip([(x + 0.5) / width, (y + 0.5) / height], 0, 1)
-    return float(inside[0] * size[1]), float(inside[1] * size[0])
+def _scaled(box: Sequence[float], size: Size, grid: Size) -> tuple[float, float, float, float]:
+    x, y = grid[1] / size[1], grid[0] / size[0]
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
-def draw(image: Pixels, found: Instances | None, prompts: Prompts) -> Image.Image:
-    """The image at the screen's size with masks, boxes where there are no masks, and prompts."""
-    size = (image.shape[0], image.shape[1])
-    height, width = screen_size(size)
-    small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    canvas = np.asarray(small, np.float32).copy()
-    scale = np.array([width / size[1], height / size[0]] * 2)
-    tints = [] if found is None else colours(found)
-    if found is not None and found.patches is not None:
-        rows = ((np.arange(height) + 0.5) * size[0] / height).astype(int)
-        columns = ((np.arange(width) + 0.5) * size[1] / width).astype(int)
-        for i, tint in enumerate(tints):
-            mask, (x0, y0, x1, y1) = found.crop(i)
-            r, c = (
-                np.flatnonzero((rows >= y0) & (rows < y1)),
-                np.flatnonzero((columns >= x0) & (columns < x1)),
-            )
-            if not (len(r) and len(c)):
-                continue
-            part = mask[np.ix_(rows[r] - y0, columns[c] - x0)]
-            here = canvas[r[0] : r[-1] + 1, c[0] : c[-1] + 1]
-            here[part] = here[part] * (1 - FILL) + np.array(tint, np.float32) * FILL
-    picture = Image.fromarray(canvas.round().astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
-    if found is not None and found.patches is None:
-        for tint, box in zip(tints, found.boxes, strict=True):
-            pen.rectangle((box * scale).tolist(), outline=tint, width=2)
-    shapes = [(*prompts.box, 1)] if prompts.box is not None else []
-    for *corners, sign in (*shapes, *prompts.examples):
-        pen.rectangle((np.array(corners) * scale).tolist(), outline=ON if sign else OFF, width=3)
-    for x, y, sign in prompts.points:
-        px, py = x * scale[0], y * scale[1]
-        pen.ellipse([px - 5, py - 5, px + 5, py + 5], fill=ON if sign else OFF, outline=(0, 0, 0))
-    return picture
-
-
-def data_uri(picture: Image.Image) -> str:
-    """The picture as an address that holds it."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-STEP = 8
-"""Pixels of the screen between the points by which boxes are selected."""
-
-
-def traces(picture: Image.Image) -> list[dict[str, Any]]:
-    """Plotly's data: the picture, which can be clicked on, and unseen points for drawing a box."""
-    ys, xs = np.mgrid[0 : picture.height : STEP, 0 : picture.width : STEP]
-    return [
-        {"type": "image", "source": data_uri(picture), "name": "picture", "hoverinfo": "none"},
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "grid",
-            "x": xs.ravel().tolist(),
-            "y": ys.ravel().tolist(),
-            "marker": {"opacity": 0, "size": 1},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        },
-    ]
-
-
-def layout(width: int, height: int) -> dict[str, Any]:
-    """Plotly's layout: the picture alone, in its own pixels."""
-    plain = {"visible": False, "showgrid": False, "zeroline": False}
-    return {
-        "width": width,
-        "height": height,
-        "margin": {"l": 0, "r": 0, "t": 0, "b": 0, "pad": 0},
-        "xaxis": {**plain, "range": [-0.5, width - 0.5]},
-        "yaxis": {**plain, "range": [height - 0.5, -0.5], "scaleanchor": "x"},
-        "dragmode": "select",
-        "showlegend": False,
-    }
+def _fit(pixels: Bits, box: Sequence[float], grid: Size) -> tuple[Bits, tuple[int, int, int, int]]:
+    """Resize a mask to the cells of the grid that its box covers."""
+    x0, y0 = (min(max(round(v), 0), n - 1) for v, n in ((box[0], grid[1]), (box[1], grid[0])))
+    x1 = min(max(round(box[2]), x0 + 1), grid[1])
+    y1 = min(max(round(box[3]), y0 + 1), grid[0])
+    if not pixels.size:
+        return np.zeros((y1 - y0, x1 - x0), bool), (x0, y0, x1, y1)
+    fitted = Image.fromarray(pixels).resize((x1 - x0, y1 - y0), Image.Resampling.NEAREST)
+    return np.asarray(fitted, bool), (x0, y0, x1, y1)

@@ -9,6 +9,7 @@
 from typing import TYPE_CHECKING
 
 from .errors import (
+    ArgumentError,
     CheckpointError,
     EfficientSam3Error,
     ImageError,
@@ -16,21 +17,24 @@ from .errors import (
     PromptError,
     WeightsNotFoundError,
 )
+from .lazy import lazy_names as _lazy_names
 from .variants import list_models
 
 if TYPE_CHECKING:
-    from .image import EncodedImage, Grounding, ImageModel
     from .loading import load
+    from .outputs import EncodedImage, Grounding
+    from .predictor import ImageModel
     from .types import Instances
-    from .video.bank import MemorySettings
-    from .video.concepts import ConceptTracker, TrackedFrame
+    from .video.concept_tracker import ConceptTracker
     from .video.interactive import InteractiveTracker
-    from .video.settings import TrackSettings
+    from .video.settings import MemorySettings, TrackSettings
     from .video.track import track
+    from .video.types import TrackedFrame
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
     "CheckpointError",
     "ConceptTracker",
     "EfficientSam3Error",
@@ -53,31 +57,16 @@ __all__ = [
 ]
 
 # Torch takes seconds to import, and the command line's help needs none of it.
-_LATER = {
-    "ConceptTracker": "video.concepts",
-    "EncodedImage": "image",
-    "Grounding": "image",
-    "ImageModel": "image",
-    "Instances": "types",
-    "InteractiveTracker": "video.interactive",
-    "MemorySettings": "video.bank",
-    "TrackSettings": "video.settings",
-    "TrackedFrame": "video.concepts",
-    "load": "loading",
-    "track": "video.track",
+_MODULES = {
+    ".loading": "load",
+    ".outputs": "EncodedImage Grounding",
+    ".predictor": "ImageModel",
+    ".types": "Instances",
+    ".video.concept_tracker": "ConceptTracker",
+    ".video.interactive": "InteractiveTracker",
+    ".video.settings": "MemorySettings TrackSettings",
+    ".video.track": "track",
+    ".video.types": "TrackedFrame",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = _lazy_names(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""How long each part of a model takes on this machine, and how much arithmetic it is."""
+"""Time and arithmetic of each part of a model on this machine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from .image import ImageModel
-from .pixels import ImageLike
+from .io.images import ImageLike
+from .nn.late_detector import LateDetector
+from .predictor import ImageModel
+from .runtime.model import ExportedModel
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one part: milliseconds (median of the repetitions) and GFLOP (2 a multiply-add)."""
+    """Time and arithmetic of one part.
+
+    Attributes:
+        part: Name of the part.
+        milliseconds: Median time of the repetitions.
+        gflop: Arithmetic in GFLOP; a multiplication and an addition count as two.
+    """
 
     part: str
     milliseconds: float
@@ -27,12 +36,21 @@ class Cost:
 
     @property
     def gflops(self) -> float:
-        """Achieved GFLOP a second."""
+        """GFLOP per second."""
         return self.gflop / self.milliseconds * 1e3 if self.milliseconds else 0.0
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
-    """GFLOP a second of a large square matrix product: what the machine can do at best."""
+    """Measure the GFLOP per second of a large matrix product, an upper limit for this machine.
+
+    Args:
+        dtype: Dtype of the matrices.
+        device: Device of the matrices.
+        size: Rows and columns.
+
+    Returns:
+        GFLOP per second.
+    """
     a = torch.randn(size, size, device=device).to(dtype)
     best = min(_clock(lambda: a @ a, device)[1] for _ in range(4))
     return 2 * size**3 / best / 1e9
@@ -44,12 +62,19 @@ def costs(
     """Time the parts of one image and one concept, in the order in which they run.
 
     Args:
-        kept: queries whose masks are made; what a model keeps depends on its weights.
+        model: The model.
+        image: An image, as ``ImageModel.segment`` takes it.
+        concept: A phrase.
+        repeat: Repetitions of each part.
+        kept: Number of queries whose masks are computed.
+
+    Returns:
+        The cost of each part.
     """
     out: list[Cost] = []
 
     def measure(part: str, run: Callable[[], T]) -> T:
-        run()  # warm: kernels, caches
+        run()  # fills caches
         with _counting() as counter:
             value = run()
         times = sorted(_clock(run, model.device)[1] for _ in range(repeat))
@@ -60,6 +85,9 @@ def costs(
     with torch.inference_mode():
         pixels = measure("preprocess", lambda: model.preprocess(image))
         encoded = measure("image encoder", lambda: net.part("trunk")(pixels))
+        if isinstance(net, LateDetector):
+            _measure_late(measure, model, net, pixels, concept, kept)
+            return out
         level = measure("coarse pyramid level", lambda: net.coarse_level(encoded))
         grid = (level.shape[-2], level.shape[-1])
         places, decoder_places = net._placed(grid)
@@ -93,32 +121,73 @@ def costs(
     return out
 
 
+def _measure_late(
+    measure: Callable[[str, Callable[[], Any]], Any],
+    model: ImageModel,
+    net: LateDetector,
+    pixels: Tensor,
+    concept: str,
+    kept: int,
+) -> None:
+    """Measure the parts of a model with late fusion, after its image encoder."""
+    features = net.encode_image(pixels)
+    features.objects = measure("objects (once an image)", lambda: net.find_objects(features))
+    words = measure("text encoder", lambda: _fresh_text(model, concept))
+    prompt, mask = measure("prompt", lambda: net.read_prompt(features, words))
+    answer = measure("decoder", lambda: net.answer(features, prompt, mask))
+    if "masks" in model.abilities:
+        masks = net.part("masks")
+        pixel_features = measure(
+            "pixel embeddings (once an image)",
+            lambda: masks.read_pixels(features.tokens, features.grid, features.fine),
+        )
+        best = answer.queries[:, :kept], answer.boxes[:, :kept]
+        measure(f"{kept} masks", lambda: masks(*best, pixel_features))
+
+
 def _fresh_text(model: ImageModel, concept: str) -> Any:
     model._texts.clear()
     return model._read_text([concept])
 
 
 def whole(
-    model: ImageModel, image: ImageLike, concepts: tuple[str, str], *, repeat: int = 3
+    model: ImageModel | ExportedModel,
+    image: ImageLike,
+    concepts: tuple[str, str],
+    *,
+    repeat: int = 3,
 ) -> dict[str, float]:
-    """Seconds, as a user sees them: "image", "first concept", "next concept", "both" (image
-    and first concept); and "peak MiB" after the very first image and concept. Masks of the
-    twenty best queries are made, none is enlarged.
+    """Time what a user waits for, with the masks of the twenty best queries.
+
+    Args:
+        model: A loaded model, of PyTorch or of another runtime.
+        image: The image to read.
+        concepts: A first and a second phrase.
+        repeat: Runs; the median of each time is returned.
+
+    Returns:
+        Seconds of "preprocess", "image" (preprocess and encode), "first concept", "next concept"
+        and "both" (image and first concept); and "peak MiB", the memory after the very first image
+        and concept.
     """
     options: dict[str, Any] = {"threshold": 0.0, "max_instances": 20}
     first, second = concepts
+    # Other runtimes return when they are done, as a CPU does.
+    device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
     model.segment(image, [first], **options)
     memory = peak_memory()
+    preprocess = sorted(_clock(lambda: model.preprocess(image), device)[1] for _ in range(repeat))
     runs: list[tuple[float, float, float]] = []
     for _ in range(repeat):
         model._texts.clear()
-        encoded, a = _clock(lambda: model.encode(image), model.device)
-        _, b = _clock(lambda e=encoded: model.segment(e, [first], **options), model.device)  # type: ignore[misc]
-        _, c = _clock(lambda e=encoded: model.segment(e, [second], **options), model.device)  # type: ignore[misc]
+        encoded, a = _clock(lambda: model.encode(image), device)
+        _, b = _clock(lambda e=encoded: model.segment(e, [first], **options), device)  # type: ignore[misc]
+        _, c = _clock(lambda e=encoded: model.segment(e, [second], **options), device)  # type: ignore[misc]
         runs.append((a, b, c))
     image_s, first_s, next_s = (sorted(column)[repeat // 2] for column in zip(*runs, strict=True))
     both = sorted(a + b for a, b, _ in runs)[repeat // 2]
     return {
+        "preprocess": preprocess[repeat // 2],
         "image": image_s,
         "first concept": first_s,
         "next concept": next_s,

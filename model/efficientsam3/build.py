@@ -1,4 +1,4 @@
-"""From numbers to a model: the only file that knows how the parts fit."""
+"""Build a network from its configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from .config_fields import plain_fields
+from .errors import ArgumentError, EfficientSam3Error, MissingAbilityError, shorten
 from .nn.decoder import Decoder, DotProductScoring
 from .nn.detector import Detector
 from .nn.fusion import FusionEncoder
 from .nn.geometry import GeometryEncoder
 from .nn.interactive import InteractiveHead
+from .nn.late_detector import LateDetector
+from .nn.late_masks import PixelHead
+from .nn.late_objects import ObjectDecoder
+from .nn.late_prompts import PromptDecoder
 from .nn.masks import MaskHead
 from .nn.memory import Memory
 from .nn.multiplex import MultiplexMemory
-from .nn.neck import Neck
+from .nn.neck import Neck, StageNeck
 from .nn.perceiver import Perceiver
 from .nn.student import BACKBONES, StudentTrunk
 from .nn.text import ClipText, MobileClipText
@@ -27,8 +33,17 @@ from .nn.vit import VisionTransformer
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A ViT image encoder. ``window``: cells a side of a window and of the position table.
-    ``stem``: channels of a convolutional stem, for learning from scratch; 0: none, as SAM3.
+    """Configuration of a ViT image encoder; the defaults are SAM3's.
+
+    Attributes:
+        width: Number of channels.
+        depth: Number of blocks.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        patch: Pixels a side of a patch.
+        window: Cells a side of a window and of the position table.
+        everywhere: Indices of the blocks that attend over the whole grid.
+        stem: Channels of a convolutional stem, for training from scratch; 0 for none.
     """
 
     width: int = 1024
@@ -43,51 +58,67 @@ class VitConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What a tracker keeps of a frame, and how the next reads it; the defaults are SAM3's.
+    """Configuration of the video memory; the defaults are SAM3's.
 
-    depth: layers of memory attention. latents, cells: a Perceiver (EdgeTAM) keeps so many tokens
-    without a place, and cells x cells with one; the grid's side is a multiple of ``cells``. 0 and
-    0: a token a cell of the grid. perceiver_depth: its layers.
-    adopt: of ``TrackSettings``, where nothing else is asked for: 0 as in SAM3, whose memory draws
-    as well as its detector; a memory that learned for an hour does not.
+    Attributes:
+        depth: Layers of the memory attention.
+        latents: Global tokens of a Perceiver memory (EdgeTAM); 0 for none.
+        cells: Cells a side of a Perceiver's grid of tokens, which divides the model's grid; 0 for
+            none. Without latents and cells a frame is stored as one token a cell.
+        perceiver_depth: Layers of the Perceiver.
+        adopt_detection_iou: Default of ``TrackSettings.adopt_detection_iou`` for this model.
     """
 
     depth: int = 4
     latents: int = 0
     cells: int = 0
     perceiver_depth: int = 2
-    adopt: float = 0.0
+    adopt_detection_iou: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.depth, self.perceiver_depth) < 1 or min(self.latents, self.cells) < 0:
-            raise ValueError(
+            raise ArgumentError(
                 "a memory has 1 or more layers of either kind and 0 or more latents and cells; "
                 f"got {self}"
             )
-        if not 0 <= self.adopt <= 1:
-            raise ValueError(f"adopt is an IoU between 0 and 1; got {self.adopt}")
+        if not 0 <= self.adopt_detection_iou <= 1:
+            raise ArgumentError(
+                f"adopt_detection_iou is an IoU between 0 and 1; got {self.adopt_detection_iou}"
+            )
 
     @property
     def perceives(self) -> bool:
-        """Whether there is a Perceiver."""
+        """Whether the memory is a Perceiver."""
         return bool(self.latents or self.cells)
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """A student image encoder of other sizes than the released ones.
+    """Configuration of a student image encoder of another size than the released ones.
 
-    encoder: a name of ``BACKBONES``, whose family it is. options: timm's for that family, as
-    ``{"embed_dim": (32, 64), "depth": (2, 4)}``; with three stages its stride is 16.
+    Attributes:
+        encoder: A name of ``BACKBONES``, which gives the family.
+        options: Options of timm for that family, such as ``{"embed_dim": (32, 64), "depth":
+            (2, 4)}``. With three stages the stride is 16.
+        lean: Train the form that inference has, see ``StudentTrunk``.
     """
 
     encoder: str
     options: Mapping[str, Any]
+    lean: bool = False
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A text encoder. ``kind``: "mobileclip", "mobileclip-mixer" (RepMixer ends) or "clip"."""
+    """Configuration of a text encoder.
+
+    Attributes:
+        kind: "mobileclip", "mobileclip-mixer" (with RepMixer blocks at both ends) or "clip".
+        width: Channels of the transformer.
+        depth: Number of transformer blocks.
+        heads: Attention heads.
+        vocabulary: Number of token ids.
+    """
 
     kind: str
     width: int
@@ -103,7 +134,7 @@ TEXTS = {
     "sam3": TextConfig("clip", 1024, 24, 16),
 }
 VISIONS: dict[str, VitConfig | None] = {**dict.fromkeys(BACKBONES), "sam3": VitConfig()}
-"""Image encoders by name; None: a timm backbone with upstream's projection."""
+"""Image encoders by name; None for a timm backbone with upstream's projection."""
 
 REQUIRED = ("trunk", "neck", "text", "fusion", "decoder", "scoring")
 OPTIONAL = (
@@ -117,22 +148,83 @@ OPTIONAL = (
 )
 
 
+PART_NAMES = {
+    "trunk": "image encoder",
+    "neck": "feature pyramid",
+    "text": "text encoder",
+    "fusion": "fusion encoder",
+    "decoder": "decoder",
+    "scoring": "scoring",
+    "geometry": "geometry encoder",
+    "masks": "mask head",
+    "interactive": "interactive head",
+    "interactive_neck": "second neck",
+    "propagation_neck": "third neck",
+    "memory": "tracker",
+    "multiplex": "SAM3.1 tracker",
+}
+"""Parts as messages name them."""
+
+PARTS_OF_ABILITY = {
+    "concepts": ("geometry",),
+    "exemplars": ("geometry",),
+    "masks": ("masks",),
+    "interactive": ("interactive", "interactive_neck"),
+    "video": ("interactive", "interactive_neck", "memory"),
+}
+"""The optional parts that each ability needs."""
+
+
+@dataclass(frozen=True)
+class LateConfig:
+    """Configuration of late fusion, which small models have: see ``nn.late_objects``.
+
+    Attributes:
+        depth: Layers of attention between the image's tokens.
+        object_depth: Layers that refine the objects.
+        prompt_depth: Layers that compare a prompt with the objects.
+        pixel_widths: Channels of the pixel features of stride 4 and 8.
+        space: Channels in which objects and phrases are compared.
+    """
+
+    depth: int = 2
+    object_depth: int = 2
+    prompt_depth: int = 2
+    pixel_widths: tuple[int, int] = (32, 64)
+    space: int = 128
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """All numbers of a model; ``config.json`` of a saved one.
+    """Configuration of a network, as ``config.json`` of a saved model holds it.
 
-    Args:
-        vision, text: a name of ``VISIONS`` / ``TEXTS``, or numbers of another encoder.
-        context: tokens of a phrase, start and end included.
-        parts: optional parts that the model has, of ``OPTIONAL``.
-        scales: pyramid levels in the checkpoint, finest first (SAM3.1 has no 0.5).
-        resolution: pixels a side of the input; ``grid``: cells a side of the coarsest level.
-        mean, std: of the input normalisation, on pixels in [0, 1].
-        boxed_masks: masks end where their boxes do. SAM3's know by themselves which of two dogs
-            is theirs; a model that learned for hours knows where a dog is, and the box says which.
-        nms: overlap of masks from which the worse of two instances is dropped, where nothing else
-            is asked for; None: instances are not compared, as in SAM3, which says each once.
-        memory: of the part of that name.
+    Attributes:
+        vision: Image encoder: a name of ``VISIONS``, or a configuration.
+        text: Text encoder: a name of ``TEXTS``, or a configuration.
+        context: Tokens of a phrase, start and end included.
+        parts: Optional parts that the network has, of ``OPTIONAL``.
+        scales: Scales of the pyramid levels in the checkpoint, finest first (SAM3.1 has no 0.5).
+        resolution: Pixels a side of the input.
+        grid: Cells a side of the coarsest pyramid level.
+        trunk_width: Channels of the image encoder's map.
+        width: Channels of the heads.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        geometry_layers: Layers of the geometry encoder.
+        fusion_layers: Layers of the fusion encoder.
+        decoder_layers: Layers of the decoder.
+        queries: Number of queries.
+        mean: Mean of the normalization, on pixels in [0, 1].
+        std: Standard deviation of the normalization.
+        boxed_masks: Whether masks are cut at their boxes. Masks of SAM3 separate neighboring
+            objects of one concept; those of a briefly trained model need the box for it.
+        nms: Default IoU above which the weaker of two instances of a concept is dropped; None for
+            no suppression, as in SAM3.
+        memory: Configuration of the video memory.
+        negative_exemplars: Whether the weights were trained with exemplars of what is not meant, as
+            all released ones were. If not, such an exemplar has a warning.
+        late: Late fusion of image and prompt, with a student image encoder of three stages; None:
+            the early fusion of SAM3.
     """
 
     vision: str | VitConfig | StudentConfig
@@ -155,50 +247,110 @@ class ModelConfig:
     boxed_masks: bool = False
     nms: float | None = None
     memory: MemoryConfig = MemoryConfig()
+    negative_exemplars: bool = True
+    late: LateConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.late is not None and not isinstance(self.vision, StudentConfig):
+            raise ArgumentError(
+                "late fusion reads the stages of a small image encoder: vision is a StudentConfig; "
+                f"got {self.vision!r}"
+            )
         if isinstance(self.vision, str) and self.vision not in VISIONS:
-            raise ValueError(f"unknown image encoder {self.vision!r}; known: {', '.join(VISIONS)}")
+            raise ArgumentError(
+                f"unknown image encoder {self.vision!r}; known: {', '.join(VISIONS)}"
+            )
         if isinstance(self.text, str) and self.text not in TEXTS:
-            raise ValueError(f"unknown text encoder {self.text!r}; known: {', '.join(TEXTS)}")
+            raise ArgumentError(f"unknown text encoder {self.text!r}; known: {', '.join(TEXTS)}")
         if self.context < 3:
-            raise ValueError(f"context is {self.context}; start, one word and end need 3")
+            raise ArgumentError(f"context is {self.context}; start, one word and end need 3")
         unknown = set(self.parts) - set(OPTIONAL)
         if unknown:
-            raise ValueError(f"unknown parts {sorted(unknown)}; known: {', '.join(OPTIONAL)}")
+            raise ArgumentError(f"unknown parts {sorted(unknown)}; known: {', '.join(OPTIONAL)}")
         cells = self.memory.cells
         if cells and self.grid % cells:
             fit = [n for n in range(2, self.grid) if self.grid % n == 0]
-            raise ValueError(
+            raise ArgumentError(
                 f"{cells} cells a side of perceived tokens do not divide a grid of {self.grid}; "
                 f"these do: {', '.join(map(str, fit))}"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``config.json`` holds them."""
+        """Return plain values, as ``config.json`` holds them."""
         return dataclasses.asdict(self)
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What a model with these parts can do: keys of ``PARTS_OF_ABILITY``."""
+        return frozenset(a for a, parts in PARTS_OF_ABILITY.items() if set(parts) <= {*self.parts})
+
+    def lacks(self, ability: str, name: str) -> EfficientSam3Error:
+        """Make the error that a model lacks an ability, which says what part is missing.
+
+        Args:
+            ability: A key of ``PARTS_OF_ABILITY``.
+            name: The model's name.
+        """
+        if str(ability) not in PARTS_OF_ABILITY:
+            known = ", ".join(map(repr, PARTS_OF_ABILITY))
+            return ArgumentError(f"an ability is one of {known}; got {shorten(ability)}")
+        missing = [PART_NAMES[p] for p in PARTS_OF_ABILITY[ability] if p not in self.parts]
+        also = " (every concept prompt passes through it)" if ability == "concepts" else ""
+        return MissingAbilityError(
+            f"{name} cannot do this: its weights have no {' and no '.join(missing)}{also}. "
+            "Take a model that has it (`efficientsam3 models`), or, for a downloaded model, pass "
+            "base=<a checkpoint that has it>, such as a full file of the same release. "
+            f"It can: {', '.join(sorted(self.abilities)) or 'encode images'}."
+        )
+
+    def without(self, *parts: str) -> ModelConfig:
+        """Return the configuration without some optional parts.
+
+        Args:
+            *parts: Names of the parts.
+        """
+        return dataclasses.replace(self, parts=tuple(p for p in self.parts if p not in parts))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of ``to_dict``; also reads JSON's lists."""
+        """Make a configuration from plain values.
 
-        def tuples(raw: dict[str, Any]) -> dict[str, Any]:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        Args:
+            values: What ``to_dict`` returns, also after a round trip through JSON.
 
-        values = tuples(values)
-        vision = values.get("vision")
-        if isinstance(vision, dict):
-            kind = StudentConfig if "encoder" in vision else VitConfig
-            values["vision"] = kind(**tuples(vision))
-        if isinstance(values.get("text"), dict):
-            values["text"] = TextConfig(**values["text"])
-        if isinstance(values.get("memory"), dict):
-            values["memory"] = MemoryConfig(**values["memory"])
-        return cls(**values)
+        Returns:
+            The configuration.
+
+        Raises:
+            ArgumentError: A field is missing or unknown, or has a value of another type or range.
+        """
+        try:
+            vision = values.get("vision")
+            kinds = {
+                "vision": StudentConfig if "encoder" in (vision or ()) else VitConfig,
+                "text": TextConfig,
+                "memory": MemoryConfig,
+                "late": LateConfig,
+            }
+            parts = {
+                name: kind(**plain_fields(kind, values[name]))
+                for name, kind in kinds.items()
+                if isinstance(values.get(name), dict)
+            }
+            return cls(**plain_fields(cls, {**values, **parts}))
+        except (TypeError, AttributeError) as error:
+            raise ArgumentError(
+                f"this is no model configuration of this version: {error}. Save the model again "
+                "with this version, or load it with the version that saved it"
+            ) from error
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
-    """A model of the same architecture that answers in milliseconds: for tests."""
+    """Return a small configuration of the same architecture, for tests.
+
+    Args:
+        **changes: Fields of ``ModelConfig`` to change.
+    """
     config = ModelConfig(
         vision=VitConfig(width=32, depth=2, heads=2, hidden=48, window=4, everywhere=(1,)),
         text=TextConfig("mobileclip-mixer", 32, 1, 2),
@@ -218,10 +370,29 @@ def tiny_config(**changes: Any) -> ModelConfig:
     return dataclasses.replace(config, **changes)
 
 
+def tiny_late_config(**changes: Any) -> ModelConfig:
+    """Return a small configuration with late fusion, for tests.
+
+    Args:
+        **changes: Fields of ``ModelConfig`` to change.
+    """
+    config = tiny_config(
+        vision=StudentConfig(
+            "repvit-m0.9", {"embed_dim": [8, 16, 24], "depth": [0, 1, 1]}, lean=True
+        ),
+        resolution=96,
+        grid=6,
+        queries=8,
+        late=LateConfig(1, 1, 1, (8, 16), 16),
+    )
+    return dataclasses.replace(config, **changes)
+
+
 def _trunk(c: ModelConfig) -> nn.Module:
     if isinstance(c.vision, StudentConfig):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in c.vision.options.items()}
-        return StudentTrunk(c.vision.encoder, c.trunk_width, options)
+        lean, stages = c.vision.lean, c.late is not None
+        return StudentTrunk(c.vision.encoder, c.trunk_width, options, lean=lean, stages=stages)
     vit = VISIONS[c.vision] if isinstance(c.vision, str) else c.vision
     if vit is None:
         return StudentTrunk(str(c.vision), c.trunk_width)
@@ -275,11 +446,40 @@ def _parts(c: ModelConfig) -> dict[str, nn.Module]:
         "memory": lambda: _memory(c),
         "multiplex": lambda: MultiplexMemory(c.width, c.heads, c.hidden, grid=c.grid),
     }
+    if c.late is not None and isinstance(c.vision, StudentConfig):
+        make |= _late_parts(c, c.late, c.vision)
     wanted = (*REQUIRED, *c.parts)
     return {name: build() for name, build in make.items() if name in wanted}
 
 
+def _late_parts(
+    c: ModelConfig, late: LateConfig, vision: StudentConfig
+) -> dict[str, Callable[[], nn.Module]]:
+    fine = tuple(vision.options["embed_dim"][:-1])
+    sizes = c.width, c.heads, c.hidden
+
+    return {
+        "neck": lambda: StageNeck((c.trunk_width,), c.width),
+        "interactive_neck": lambda: StageNeck((*fine, c.trunk_width), c.width),
+        "fusion": lambda: ObjectDecoder(*sizes, late.depth, late.object_depth, c.queries),
+        "decoder": lambda: PromptDecoder(*sizes, late.prompt_depth, c.context, late.space),
+        "masks": lambda: PixelHead(c.width, (fine[0], fine[1]), late.pixel_widths),
+    }
+
+
 def build(config: ModelConfig, device: torch.device | str = "cpu") -> Detector:
-    """An untrained model of ``config``; with ``device="meta"`` its shapes alone."""
+    """Build an untrained network.
+
+    Args:
+        config: The configuration.
+        device: Device of the weights; "meta" for shapes without values.
+
+    Returns:
+        The network.
+    """
     with torch.device(device):
-        return Detector(_parts(config))
+        parts = _parts(config)
+        if config.late is None:
+            return Detector(parts)
+        parts.pop("scoring")
+        return LateDetector(parts)

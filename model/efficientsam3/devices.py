@@ -1,12 +1,14 @@
-"""Where a model computes, and in what numbers."""
+"""Choose the device and the number format in which a model computes."""
 
 from __future__ import annotations
 
 import torch
 
+from .errors import ArgumentError, shorten
+
 
 def best_device() -> torch.device:
-    """What this machine does best: a CUDA GPU, Apple's, or the CPU."""
+    """The fastest device of this machine: a CUDA GPU, Apple's GPU, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -15,25 +17,35 @@ def best_device() -> torch.device:
 
 
 def find_device(device: torch.device | str) -> torch.device:
-    """A device that is asked for, which must be here.
+    """The device of a name, after a check that torch can use it.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps", or a ``torch.device``.
 
     Raises:
-        ValueError: this machine has none that torch can use.
+        ArgumentError: torch cannot use this device on this machine, or there is no such device.
     """
-    chosen = torch.device(device)
-    missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
-        chosen.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise ValueError(
-            f"device={str(device)!r}, but this machine has none that torch can use; leave device "
-            "out for the best there is, and see `efficientsam3 doctor`"
-        )
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:  # "not compiled in" is an assertion
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ArgumentError(
+            f"device={shorten(str(device))} cannot be used on this machine ({reason}); leave "
+            "device out for the fastest one, or see `efficientsam3 doctor`"
+        ) from error
     return chosen
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32."""
+    """The fastest number format of a device.
+
+    Args:
+        device: A device of this machine.
+
+    Returns:
+        bfloat16 where the hardware multiplies it, else float32.
+    """
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device)[0] >= 8
     elif device.type == "cpu":
@@ -48,8 +60,15 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """float32, bfloat16 or float16, as a ``torch.dtype`` or by name."""
+    """Convert a number format.
+
+    Args:
+        dtype: float32, bfloat16 or float16, as a ``torch.dtype`` or by name.
+
+    Raises:
+        ArgumentError: It is another one.
+    """
     value = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if value not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype is float32, bfloat16 or float16; got {dtype!r}")
+        raise ArgumentError(f"dtype is float32, bfloat16 or float16; got {shorten(dtype)}")
     return value

@@ -1,103 +1,315 @@
-"""Prompts as users write them -> checked arrays; each error says the value and the rule."""
+"""Check the prompts that users pass and turn them into arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import operator
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .errors import PromptError
-from .nn.geometry import Exemplars
-from .types import Array
+from .concepts import Concepts, read_classes
+from .errors import PromptError, PromptWarning, format_numbers, join_names, shorten
+from .masks.nms import check_overlap
+from .masks.tiles import check_tile
+from .types import BOTTOM_RIGHT, TOP_LEFT, Array
 
-
-def read_concepts(concepts: str | Sequence[str] | None) -> list[str] | None:
-    """One phrase or several -> phrases without repeats; None stays None."""
-    if concepts is None:
-        return None
-    if isinstance(concepts, str):
-        concepts = [concepts]
-    if not isinstance(concepts, Iterable):
-        raise PromptError(f"concepts are phrases such as ['person']; got {concepts!r}")
-    names = list(dict.fromkeys(read_phrase(c) for c in concepts))
-    if not names:
-        raise PromptError("concepts is empty: name at least one, such as ['person']")
-    return names
+# Arguments of ``segment`` ---------------------------------------------------------------------
 
 
-def read_phrase(concept: Any) -> str:
-    """A phrase without white space around it; an empty one is an error."""
-    if not isinstance(concept, str):
-        raise PromptError(f"a concept is a phrase; got {concept!r}")
-    if not concept.strip():
-        raise PromptError(f"a concept is a phrase such as 'person'; got {concept!r}")
-    return concept.strip()
+def check_segment_arguments(
+    concepts: Concepts | None = None,
+    *,
+    boxes: Any = None,
+    box_labels: Any = None,
+    points: Any = None,
+    point_labels: Any = None,
+    threshold: float = 0.5,
+    max_instances: int | None = None,
+    nms: float | None = None,
+    class_agnostic: bool = False,
+    overlap_metric: str = "iou",
+    tile: Any = None,
+) -> dict[str, list[str]] | None:
+    """Check the arguments of ``ImageModel.segment`` as far as they do not depend on the image.
+
+    Args:
+        concepts: As in ``ImageModel.segment``, like all others.
+        boxes: (K, 4) xyxy pixels.
+        box_labels: (K,) of 1 and 0.
+        points: (K, 2) xy pixels.
+        point_labels: (K,) of 1 and 0.
+        threshold: In [0, 1].
+        max_instances: 0 or more.
+        nms: Overlap in [0, 1].
+        class_agnostic: True or False.
+        overlap_metric: "iou" or "iom".
+        tile: As ``masks.tiles.check_tile`` takes it.
+
+    Returns:
+        The phrases of each class by its name, as ``read_classes`` gives them; None if no concepts
+        are given.
+
+    Raises:
+        PromptError: An argument is wrong, or arguments do not go together.
+    """
+    classes = read_classes(concepts)
+    check_labelled(box_labels, boxes, "box_labels", "boxes")
+    check_labelled(point_labels, points, "point_labels", "points")
+    if classes is None and boxes is None and points is None:
+        raise PromptError(
+            "nothing to find: name concepts (concepts=['person']), or pass boxes of examples, or "
+            "points"
+        )
+    if classes is not None and len(classes) > 1 and (boxes is not None or points is not None):
+        raise PromptError(
+            f"exemplars show one concept; got {len(classes)}: {join_names(classes)}. Call segment "
+            "once for each; the encoded image is shared."
+        )
+    if boxes is not None:
+        read_boxes(boxes)
+    check_limits(threshold, max_instances, nms)
+    check_overlap(class_agnostic, overlap_metric)
+    if check_tile(tile) is not None and (boxes is not None or points is not None):
+        raise PromptError(
+            "tile goes with concepts alone: boxes and points are in one place of the picture, and "
+            "each tile is read by itself. Name a concept, or leave tile out"
+        )
+    return classes
+
+
+def check_limits(
+    threshold: float, max_instances: int | None = None, nms: float | None = None
+) -> None:
+    """Check the limits that ``segment`` takes.
+
+    Args:
+        threshold: The lowest score, in [0, 1].
+        max_instances: The largest number of instances, 0 or more. None: no limit.
+        nms: An overlap in [0, 1]. None: no suppression.
+
+    Raises:
+        PromptError: A value is not a number, or out of its range.
+    """
+    if not _is_share(threshold):
+        raise PromptError(f"threshold is between 0 and 1; got {shorten(threshold)}")
+    if nms is not None and not _is_share(nms):
+        raise PromptError(f"nms is an IoU between 0 and 1; got {shorten(nms)}")
+    if max_instances is None:
+        return
+    try:
+        is_count = operator.index(max_instances) >= 0
+    except TypeError:
+        is_count = False
+    if not is_count:
+        raise PromptError(
+            f"max_instances is a whole number, 0 or more; got {shorten(max_instances)}"
+        )
+
+
+def check_batch_size(batch_size: Any) -> int:
+    """Check a number of images that are encoded together.
+
+    Args:
+        batch_size: The number.
+
+    Raises:
+        PromptError: It is not a whole number from 1.
+    """
+    try:
+        count = operator.index(batch_size)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(batch_size, bool):
+        raise PromptError(f"batch_size is a whole number from 1; got {shorten(batch_size)}")
+    return count
+
+
+def _is_share(value: Any) -> bool:
+    try:
+        return bool(0 <= value <= 1)
+    except (TypeError, ValueError):
+        return False
+
+
+# Boxes, points, labels ------------------------------------------------------------------------
+
+
+def as_array(value: Any) -> Any:
+    """Copy a tensor to an array; any other value is returned as it is.
+
+    Args:
+        value: Anything. Torch is not imported to tell a tensor.
+    """
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 
 
 def read_array(value: Any, width: int, name: str, dims: int = 2) -> Array:
-    """An (..., width) float32 array with ``dims`` axes, finite, and not empty."""
-    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    """Convert numbers that a user passed.
+
+    Args:
+        value: Nested sequences, an array or a tensor.
+        width: Length of the last axis.
+        name: What messages call the value.
+        dims: Number of axes, 2 or 3.
+
+    Returns:
+        (K, width) or (N, K, width) float32.
+
+    Raises:
+        PromptError: The shape is another, or values are not finite numbers.
+    """
+    value = as_array(value)
     try:
         array = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"{name} are numbers, not {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{name} are numbers, not {shorten(value)}") from error
     shape = "(N, K, " if dims == 3 else "(K, "
     if array.ndim != dims or array.shape[-1] != width:
         raise PromptError(f"{name} have shape {shape}{width}); got {array.shape}")
     if not np.isfinite(array).all():
-        raise PromptError(f"{name} hold NaN or infinite values: {array.tolist()}")
+        raise PromptError(f"{name} hold NaN or infinite values: {format_numbers(array)}")
     return array
 
 
-def read_boxes(boxes: Any, size: tuple[int, int]) -> Array:
-    """(K, 4) xyxy pixels, each with an area, some of it in the image of (height, width)."""
+def read_boxes(boxes: Any, size: tuple[int, int] | None = None) -> Array:
+    """Convert boxes that a user passed.
+
+    Args:
+        boxes: (K, 4) xyxy pixels.
+        size: (height, width) of the image, into which each box must reach. None: not checked.
+
+    Returns:
+        (K, 4) float32, each box with an area.
+
+    Raises:
+        PromptError: A box is empty, inverted or outside the image, or the boxes are fractions.
+
+    Warns:
+        PromptWarning: A box lies within one pixel.
+    """
     array = read_array(boxes, 4, "boxes")
-    height, width = size
     for box in array:
         x0, y0, x1, y1 = box.tolist()
         if x1 <= x0 or y1 <= y0:
             raise PromptError(
-                f"box {box.tolist()} is empty or inverted: boxes are x0, y0, x1, y1 pixels with "
-                "x0 < x1 and y0 < y1 (a width and height instead of a corner?)"
+                f"box {format_numbers(box)} is empty or inverted: boxes are x0, y0, x1, y1 pixels "
+                "with x0 < x1 and y0 < y1 (a width and height instead of a corner?)"
             )
-        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        if size is not None and (x0 >= size[1] or y0 >= size[0] or x1 <= 0 or y1 <= 0):
             raise PromptError(
-                f"box {box.tolist()} lies outside the image of {width} x {height} pixels"
+                f"box {format_numbers(box)} lies outside the image of {size[1]} x {size[0]} pixels"
             )
+    _check_pixels(array, "box", "x0, y0, x1, y1", size)
     return array
 
 
-def read_points(points: Any, size: tuple[int, int], checked: Any = None) -> Array:
-    """(K, 2) xy pixels in the image; ``checked``: labels, -1 where a point is padding."""
+def read_points(points: Any, size: tuple[int, int], labels: Any = None) -> Array:
+    """Convert points that a user passed.
+
+    Args:
+        points: (K, 2) xy pixels.
+        size: (height, width) of the image, in which each point must lie.
+        labels: (K,); points with the label -1 are padding and may lie anywhere.
+
+    Returns:
+        (K, 2) float32.
+
+    Raises:
+        PromptError: There is no point, or one lies outside the image.
+    """
     array = read_array(points, 2, "points")
     if not len(array):
         raise PromptError("points hold no point; a click is [[x, y]]")
     used = array
-    if checked is not None and np.size(checked) == len(array):
-        used = array[np.asarray(checked).reshape(-1) >= 0]  # padding may lie anywhere
+    signs = None if labels is None else np.asarray(labels)
+    if signs is not None and signs.size == len(array) and signs.dtype.kind in "biuf":
+        used = array[signs.reshape(-1) >= 0]
     height, width = size
     outside = (used < 0).any(1) | (used > [width, height]).any(1)
     if outside.any():
         raise PromptError(
-            f"point {used[outside][0].tolist()} lies outside the image of {width} x {height} pixels"
+            f"point {format_numbers(used[outside][0])} lies outside the image of {width} x "
+            f"{height} pixels"
         )
+    _check_pixels(used, "point", "x, y", size)
     return array
 
 
+def _check_pixels(array: Array, kind: str, form: str, size: tuple[int, int] | None) -> None:
+    """Refuse coordinates that are fractions of the image, and warn of what looks like them.
+
+    Args:
+        array: (K, 4) boxes or (K, 2) points.
+        kind: What messages call one of them.
+        form: What messages call its numbers.
+        size: (height, width) of the image, or None.
+
+    Raises:
+        PromptError: All boxes, or several points, lie between 0 and 1 and are no whole numbers.
+
+    Warns:
+        PromptWarning: A box lies within one pixel, or the only point within the first one.
+    """
+    if not len(array) or (size is not None and max(size) <= 1):
+        return
+    are_fractions = ((array >= 0) & (array <= 1)).all(1)
+    is_whole = (array == np.round(array)).all()
+    several = kind == "box" or len(np.unique(array, axis=0)) > 1
+    rule = f"{form} are pixels of the image, not fractions of it; got {format_numbers(array[0])}"
+    way_out = "multiply them by the image's width and height" + (
+        "" if size is None else f", {size[1]} and {size[0]}"
+    )
+    if are_fractions.all() and several and not is_whole:
+        raise PromptError(f"{rule}: {way_out}")
+    small = (
+        (array[:, 2:] - array[:, :2] < 1).all(1) | are_fractions
+        if kind == "box"
+        else are_fractions & ((array > 0) & (array < 1)).all(1)
+    )
+    if small.any() and (kind == "box" or len(array) == 1):
+        warnings.warn(
+            f"{kind} {format_numbers(array[small][0])} lies within one pixel: {form} are pixels. "
+            f"If these are fractions, {way_out}",
+            PromptWarning,
+            stacklevel=2,
+        )
+
+
 def check_labelled(labels: Any, prompts: Any, name: str, meaning: str) -> None:
-    """Labels without what they label are a slip of the caller."""
+    """Check that labels come with the prompts that they are for.
+
+    Args:
+        labels: The labels, or None.
+        prompts: The boxes or points, or None.
+        name: What messages call the labels.
+        meaning: What messages call the prompts.
+
+    Raises:
+        PromptError: There are labels and no prompts.
+    """
     if labels is not None and prompts is None:
         raise PromptError(f"{name} are given without {meaning}; pass both, or neither")
 
 
 def read_labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = False) -> Array:
-    """Signs of ``shape``: 1, 0, and -1 where ``padding`` is allowed; all 1 if None."""
+    """Convert labels that a user passed.
+
+    Args:
+        labels: An array of ``shape``: 1 positive, 0 negative. None: all positive.
+        shape: Shape of the prompts that the labels are for.
+        name: What messages call the labels.
+        padding: Whether -1, for a prompt that is padding, is allowed.
+
+    Returns:
+        Labels of ``shape``, int64.
+
+    Raises:
+        PromptError: The shape or a value is another.
+    """
     if labels is None:
         return np.ones(shape, np.int64)
-    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
+    labels = as_array(labels)
     array = np.asarray(labels)
     if array.shape != shape:
         raise PromptError(f"{name} have shape {array.shape}; one for each needs {shape}")
@@ -105,44 +317,163 @@ def read_labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = 
     if not np.isin(array, allowed).all():
         extra = ", -1 is padding" if padding else ""
         raise PromptError(
-            f"{name} are 1 (like this) or 0 (not like this){extra}; got {array.tolist()}"
+            f"{name} are 1 (like this) or 0 (not like this){extra}; got {format_numbers(array)}"
         )
     return array.astype(np.int64)
 
 
-def pack_exemplars(
-    batch: int,
-    device: torch.device,
-    boxes: Tensor | None,
-    box_labels: Any,
-    points: Tensor | None,
-    point_labels: Any,
-) -> Exemplars:
-    """Exemplars of ``batch`` prompts, all valid, as tensors on ``device``."""
+# Arrays for the model ------------------------------------------------------------------------
 
-    def rows(value: Any, width: int, name: str) -> Tensor:
-        if value is None:
-            return torch.zeros(batch, 0, width, device=device)
-        array = torch.as_tensor(value, dtype=torch.float32, device=device)
-        if array.ndim != 3 or array.shape[0] != batch or array.shape[2] != width:
-            raise PromptError(f"{name} have shape ({batch}, K, {width}); got {tuple(array.shape)}")
-        return array
 
-    def signs(value: Any, of: Tensor, name: str) -> Tensor:
-        return torch.as_tensor(read_labels(value, tuple(of.shape[:2]), name), device=device)
+def read_object_prompts(
+    size: tuple[int, int], side: int, boxes: Any, points: Any, point_labels: Any, masks: Any
+) -> tuple[Array, Array, Array | None]:
+    """Convert the prompts of ``ImageModel.segment_objects``.
 
-    box_rows, point_rows = rows(boxes, 4, "boxes"), rows(points, 2, "points")
-    if not box_rows.shape[1] and not point_rows.shape[1]:
-        raise PromptError("boxes and points hold no exemplar; pass at least one, or None")
+    Args:
+        size: (height, width) of the image.
+        side: Rows and columns of low-resolution masks.
+        boxes: (N, 4) xyxy pixels, or None.
+        points: (N, K, 2) xy pixels, or None.
+        point_labels: (N, K), or None.
+        masks: (N, 1, side, side) logits, or None.
 
-    def valid(of: Tensor) -> Tensor:
-        return torch.ones(of.shape[:2], dtype=torch.bool, device=device)
+    Returns:
+        Coordinates (N, P, 2) float32 in [0, 1], the corners of a box as its first two points;
+        their labels (N, P) int64; and the masks (N, 1, side, side) float32, or None.
 
-    return Exemplars(
-        point_rows,
-        signs(point_labels, point_rows, "point_labels"),
-        valid(point_rows),
-        box_rows,
-        signs(box_labels, box_rows, "box_labels"),
-        valid(box_rows),
+    Raises:
+        PromptError: A prompt is wrong, there is none, or they are of different objects.
+    """
+    scale = np.array([size[1], size[0]], np.float32)
+    coordinates, labels = [], []
+    if boxes is not None:
+        corners = read_boxes(boxes, size).reshape(-1, 2, 2)
+        coordinates.append(corners / scale)
+        labels.append(np.tile([TOP_LEFT, BOTTOM_RIGHT], (len(corners), 1)))
+    if points is not None:
+        clicks = read_array(points, 2, "points", dims=3)
+        if not clicks.shape[1]:
+            raise PromptError("points hold no point; a click is [[x, y]]")
+        flat = read_points(clicks.reshape(-1, 2), size, point_labels)
+        coordinates.append(flat.reshape(clicks.shape) / scale)
+        labels.append(read_labels(point_labels, clicks.shape[:2], "point_labels", padding=True))
+    earlier = None if masks is None else _read_masks(masks, side)
+    counts = {len(c) for c in coordinates} | ({len(earlier)} if earlier is not None else set())
+    if not counts:
+        raise PromptError("nothing to segment: pass boxes, points or masks")
+    if len(counts) > 1:
+        raise PromptError(
+            f"boxes, points and masks are of one object each, but there are {sorted(counts)}"
+        )
+    count = counts.pop()
+    if not coordinates:
+        return np.zeros((count, 0, 2), np.float32), np.zeros((count, 0), np.int64), earlier
+    return np.concatenate(coordinates, 1), np.concatenate(labels, 1), earlier
+
+
+def _read_masks(masks: Any, side: int) -> Array:
+    """(N, 1, side, side) float32 from masks with or without the axes of 1 and N."""
+    masks = as_array(masks)
+    try:
+        array = np.asarray(masks, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(
+            f"masks are (N, 1, {side}, {side}) logits, such as low_res of an earlier result; got "
+            f"{shorten(masks)}"
+        ) from error
+    shape = array.shape
+    if array.ndim > 2:
+        array = array.reshape(-1, *shape[-3:])
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim != 4 or array.shape[1:] != (1, side, side):
+        raise PromptError(
+            f"masks are (N, 1, {side}, {side}) logits, such as low_res of an earlier "
+            f"result; got {shape}"
+        )
+    if not np.isfinite(array).all():
+        raise PromptError("masks hold NaN or infinite values; pass low_res unchanged")
+    return array
+
+
+class ExemplarPrompts(NamedTuple):
+    """Exemplars of one prompt, in shares of the image's sides."""
+
+    points: Array
+    """(P, 2) float32 xy in [0, 1]."""
+    point_labels: Array
+    """(P,) int64: 1 positive, 0 negative."""
+    boxes: Array
+    """(K, 4) float32 cxcywh in [0, 1]."""
+    box_labels: Array
+    """(K,) int64: 1 positive, 0 negative."""
+
+
+def read_exemplars(
+    size: tuple[int, int], boxes: Any, box_labels: Any, points: Any, point_labels: Any
+) -> ExemplarPrompts:
+    """Convert the exemplars of one image.
+
+    Args:
+        size: (height, width) of the image.
+        boxes: (K, 4) xyxy pixels, or None.
+        box_labels: (K,) of 1 and 0. None: all 1.
+        points: (K, 2) xy pixels, or None.
+        point_labels: (K,) of 1 and 0. None: all 1.
+
+    Raises:
+        PromptError: A prompt is wrong, or there is none.
+    """
+    scale = np.array([size[1], size[0]], np.float32)
+    centers: Array = np.zeros((0, 4), np.float32)
+    clicks: Array = np.zeros((0, 2), np.float32)
+    if boxes is not None:
+        corners = read_boxes(boxes, size) / np.tile(scale, 2)
+        low, high = corners[:, :2], corners[:, 2:]
+        centers = np.concatenate([(low + high) / 2, high - low], 1)
+    if points is not None:
+        clicks = read_points(points, size) / scale
+    check_any_exemplar(len(centers) + len(clicks))
+    return ExemplarPrompts(
+        clicks,
+        read_labels(point_labels, (len(clicks),), "point_labels"),
+        centers,
+        read_labels(box_labels, (len(centers),), "box_labels"),
     )
+
+
+def warn_of_negatives(trained: bool, name: str, exemplars: ExemplarPrompts) -> None:
+    """Warn of negative exemplars for a model that was not trained with such exemplars.
+
+    Args:
+        trained: Whether it was; there is no warning then.
+        name: The model's name.
+        exemplars: The exemplars.
+
+    Warns:
+        PromptWarning: An exemplar is negative.
+    """
+    if trained or all(
+        (labels > 0).all() for labels in (exemplars.box_labels, exemplars.point_labels)
+    ):
+        return
+    warnings.warn(
+        f"{name} was not trained with negative exemplars (label 0): they can raise the scores of "
+        "what they should exclude. Use positive exemplars and words, or another model",
+        PromptWarning,
+        stacklevel=2,
+    )
+
+
+def check_any_exemplar(count: int) -> None:
+    """Check that there is an exemplar.
+
+    Args:
+        count: Number of boxes and points.
+
+    Raises:
+        PromptError: There is none.
+    """
+    if not count:
+        raise PromptError("boxes and points hold no exemplar; pass at least one, or None")

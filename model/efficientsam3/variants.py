@@ -1,16 +1,13 @@
-"""The table: model name -> encoders, release, and where its weights are.
+"""The table of models: encoders, release, and where the weights are.
 
-A model is an image encoder (``vision``), a text encoder (``text``) and the rest of SAM3, which
-is the same in all of them. Names are ``<family>-<encoder>-<size>[-<text>][-<release>]``; the bare
-name of an encoder means its best released weights, and other releases have a suffix:
+Names are ``<family>-<encoder>-<size>[-<text>][-<release>]``. The short name of an encoder means its
+best released weights; other releases have a suffix:
 
-- ``-sam3text``: Stage 1, the image encoder alone is small; text is read by SAM3's own encoder.
+- ``-sam3text``: Stage 1; only the image encoder is small, the text encoder is SAM3's.
 - ``-sam3text-geo``: the same, fine-tuned with boxes and points.
-- ``-mobileclip-s1``: Stage 1, image and text encoder are small.
-- ``-mobileclip-s1-ft``: the same, text encoder fine-tuned on SA-Co.
-- ``-3.1``: made from SAM3.1, with a MobileCLIP-S0 text encoder where nothing else is said.
-
-One row is this project's own: ``efficientsam3-stickers``, small enough to be part of the package.
+- ``-mobileclip-s1``: Stage 1; image and text encoder are small.
+- ``-mobileclip-s1-ft``: the same, with the text encoder fine-tuned on SA-Co.
+- ``-3.1``: made from SAM3.1; the text encoder is MobileCLIP-S0 where no other is named.
 """
 
 from __future__ import annotations
@@ -69,73 +66,69 @@ OWN_RELEASE = "own"
 """The release of a model that was not made from SAM3."""
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-"""A saved model's two files; ``weights.save_folder`` writes them."""
+"""The two files of a saved model."""
 
 
 class UnknownModelError(EfficientSam3Error, ValueError):
-    """A model name that is not in the table."""
+    """A model name is not in the table."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image becomes before the encoder sees it.
-
-    Args:
-        resolution: pixels a side; the image is squashed to a square, its aspect is not kept.
-        mean, std: of the normalisation, on values in [0, 1], the same for each channel.
-    """
+    """How an image is prepared for the image encoder."""
 
     resolution: int = 1008
+    """Pixels a side. The image is resized to a square without keeping its aspect ratio."""
     mean: float = 0.5
+    """Mean of the normalization, on values in [0, 1], the same for each channel."""
     std: float = 0.5
+    """Standard deviation of the normalization."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A released file on the Hugging Face hub.
-
-    Args:
-        repo: repository on the Hugging Face hub. path: of the file in it.
-        licence: what its owners ask; see NOTICE.
-        revision: branch, tag or commit of the repository.
-        gated: whether the hub gives it only to accounts that its owner let in.
-        how_to_get_access: for a gated file, what to do, as a sentence.
-    """
+    """A released file on the Hugging Face hub."""
 
     repo: str
+    """Repository on the hub."""
     path: str
+    """Path of the file in the repository."""
     licence: str
+    """Licence of the weights; see NOTICE."""
     revision: str = "main"
+    """Branch, tag or commit of the repository."""
     gated: bool = False
+    """Whether the hub gives the file only to accounts that its owner admits."""
     how_to_get_access: str | None = None
+    """For a gated file, what to do, as a sentence."""
+    sha256: str | None = None
+    """The file's sha256, which a download must have; None: the one that the hub states."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A saved model that is part of this package: no network, no cache.
-
-    Args:
-        folder: its name in the folder of assets. licence: what its owners ask; see NOTICE.
-    """
+    """A saved model that is part of this package, so it needs no network and no cache."""
 
     folder: str
+    """Name of its folder in the folder of assets."""
     licence: str
+    """Licence of the weights; see NOTICE."""
 
     @property
     def location(self) -> Path:
-        """Where it is, or would be."""
+        """The folder of the model, whether it exists or not."""
         return assets() / self.folder
 
     @property
     def is_here(self) -> bool:
-        """Whether both files are there."""
+        """Whether both files exist."""
         return all((self.location / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
 
     def find(self) -> Path:
-        """The folder.
+        """Return the folder of the model.
 
         Raises:
-            WeightsNotFoundError: a file is missing; the message says how to get it.
+            WeightsNotFoundError: A file is missing.
         """
         if self.is_here:
             return self.location
@@ -148,41 +141,42 @@ class Packaged:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What ``config.json`` says; empty where it is missing or cannot be read."""
+        """Return the content of ``config.json``; empty where it cannot be read."""
         try:
             content = json.loads((self.location / CONFIG_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
 
 def assets() -> Path:
-    """The folder of what is shipped inside the package: its own, or ``EFFICIENTSAM3_ASSETS``."""
+    """Return the folder of packaged models: the package's own, or ``EFFICIENTSAM3_ASSETS``."""
     named = os.environ.get("EFFICIENTSAM3_ASSETS")
     return Path(named) if named else Path(__file__).with_name("assets")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table.
+    """A row of the table of models.
 
-    Args:
-        name: as in ``load(name)``. aliases: upstream's labels for the same file, and the full
-            names of rows that have a bare one.
-        vision, text: encoders; keys of ``VISION_PARAMS`` and ``TEXT_PARAMS``. For a packaged
-            model their families: its numbers are in its ``config.json``.
-        context: tokens of a phrase, start and end included: 16, 32 or 77.
-        release: of SAM3, "3.0" or "3.1". The architecture of the image model is the same; keys,
-            pyramids and tracker differ. "own": not made from SAM3.
-        stage: how the weights were made; a key of ``STAGES``.
-        weights: where they are.
-        abilities: what the file is expected to answer, of ``ABILITIES``. What a loaded model can
-            do is read from the file itself.
-        uncertain: those of ``abilities`` that are not confirmed by a list of the file's keys.
-        coco_miou: upstream's COCO val2017 mIoU in percent, prompted with ground-truth boxes, by
+    Attributes:
+        name: Name of the model, as ``load`` takes it.
+        vision: Image encoder, a key of ``VISION_PARAMS``; for a packaged model its family.
+        text: Text encoder, a key of ``TEXT_PARAMS``; for a packaged model its family.
+        context: Tokens of a phrase, start and end included: 16, 32 or 77.
+        release: Release of SAM3, "3.0" or "3.1". The image model has the same architecture; keys,
+            pyramids and tracker differ. "own" for a model that was not made from SAM3.
+        stage: How the weights were made, a key of ``STAGES``.
+        weights: Where the weights are.
+        abilities: What the file is expected to do, of ``ABILITIES``. What a loaded model can do is
+            read from the file.
+        uncertain: Abilities that no list of the file's keys confirms.
+        coco_miou: Upstream's mIoU on COCO val2017 in percent, prompted with ground-truth boxes, by
             the interactive head.
-        gold_cgf1: upstream's average cgF1 on SA-Co/Gold, text prompts.
-        notes: what else to know before choosing it.
+        gold_cgf1: Upstream's average cgF1 on SA-Co/Gold with text prompts.
+        aliases: Upstream's labels for the same file, and full names of rows with a short name.
+        notes: What else to know before choosing it.
+        preprocessing: How an image is prepared.
     """
 
     name: str
@@ -202,7 +196,7 @@ class Variant:
 
     @property
     def params_millions(self) -> float:
-        """Parameters of the whole model, tracker included; NaN while its folder is missing."""
+        """Parameters of the whole model with its tracker; NaN where its folder is missing."""
         if isinstance(self.weights, Packaged):
             count = self.weights.describe().get("parameters")
             return round(count / 1e6, 1) if isinstance(count, int) else float("nan")
@@ -211,7 +205,7 @@ class Variant:
 
 
 def list_models() -> list[str]:
-    """Names of all models; the numbers in them count as numbers, so 5m comes before 11m."""
+    """Return the names of all models, sorted so that 5m comes before 11m."""
     return sorted(VARIANTS, key=_natural)
 
 
@@ -255,6 +249,9 @@ def _natural(name: str) -> list[tuple[float, str]]:
 
 # Apache-2.0 is what the repository says; most files keep parts of SAM 3 unchanged.
 _LICENCE = "Apache-2.0 and SAM License"
+
+# Release 3.1 tracks with a multiplex memory, which this package does not run.
+_IMAGE_ABILITIES = frozenset(ABILITIES) - {"video"}
 
 
 def _file(path: str) -> Weights:
@@ -382,6 +379,7 @@ def _students() -> Iterator[Variant]:
             "3.1",
             "stage-1",
             _file(f"stage1_sam3p1/efficient_sam3p1_{family}_{size}_mobileclip_s0_ctx16.pt"),
+            abilities=_IMAGE_ABILITIES,
             coco_miou=miou31,
             aliases=(*((f"{name}-3.1",) if bare else ()), f"ES-{label}-SAM3.1"),
         )
@@ -456,6 +454,7 @@ def _litetext() -> Iterator[Variant]:
                 "3.1",
                 "stage-1",
                 _file(f"sam3p1_litetext/{path}"),
+                abilities=_IMAGE_ABILITIES,
                 gold_cgf1=_LITETEXT31_CGF1[size, context],
                 aliases=(f"SAM3.1-{label}",),
             )
@@ -480,6 +479,7 @@ _ORIGINALS = (
         "3.1",
         "original",
         _meta("facebook/sam3.1", "sam3.1_multiplex.pt"),
+        abilities=_IMAGE_ABILITIES,
         aliases=("sam3.1",),
     ),
 )

@@ -1,4 +1,4 @@
-"""The benchmark of the sticker models: right answers score full, what is done stays done."""
+"""The benchmark of the sticker models: metrics of known predictions, models, continued runs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from safetensors.torch import save_file
 
 import efficientsam3 as es3
 from efficientsam3.build import ModelConfig, StudentConfig, TextConfig, build, tiny_config
-from efficientsam3.distill.recipes import stickers
-from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.concepts import SPLITS
 from efficientsam3.types import BitPatch, Instances
+from efficientsam3_stickers.art import StickerArt
+from efficientsam3_stickers.concepts import SPLITS
+from efficientsam3_stickers.recipes import common
 
-from ..efficientsam3.scenes.conftest import bake
+from ..efficientsam3_stickers.conftest import bake_shapes
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
-    return bake(tmp_path_factory.mktemp("scenes"))
+def art(tmp_path_factory: pytest.TempPathFactory) -> StickerArt:
+    return bake_shapes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture
 def bench(
-    script: Callable[[str], ModuleType], art: Art, monkeypatch: pytest.MonkeyPatch
+    script: Callable[[str], ModuleType], art: StickerArt, monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
-    """The script as a module, with plain shapes for art."""
+    """The script as a module, with the stickers of the tests."""
     module = script("stickers")
-    monkeypatch.setattr(Art, "open", lambda folder=None: art)
-    # A dozen shapes have hardly one that is unseen.
+    monkeypatch.setattr(StickerArt, "open", lambda folder=None: art)
+    # The shapes have only one unseen concept.
     names = [name for name in art.concepts if name not in ("guitar", "violin", "star")]
-    monkeypatch.setattr(stickers, "things", lambda art, split: names)
+    monkeypatch.setattr(common, "recipe_concepts", lambda art, split: names)
     monkeypatch.setitem(SPLITS, "unseen-concepts", SPLITS["seen"])
     return module
 
@@ -54,8 +54,8 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
-class Knowing:
-    """Answers what is true, of all phrases or of some."""
+class PerfectModel:
+    """Predicts the true masks; with ``also_absent`` it also finds absent phrases."""
 
     def __init__(self, asked: list[Any], *, also_absent: bool = False) -> None:
         self.scenes = {one.scene.image.tobytes(): one for one in asked}
@@ -82,9 +82,9 @@ class Knowing:
         return Instances(boxes, ones, ones, labels, size, patches)
 
 
-def test_right_answers_score_full_and_each_image_is_encoded_once(bench: ModuleType) -> None:
+def test_true_masks_score_100_and_each_image_is_encoded_once(bench: ModuleType) -> None:
     asked = list(bench.held_out("seen", 6, 96))
-    model = Knowing(asked)
+    model = PerfectModel(asked)
     out = bench.evaluate(model, iter(asked), lambda done: None)
     assert model.encoded == 6
     for name in ("cgF1", "pmF1", "AP", "AP50"):
@@ -95,23 +95,23 @@ def test_right_answers_score_full_and_each_image_is_encoded_once(bench: ModuleTy
     assert sum(k["pairs"] for k in kinds.values()) == out["counts"]["pairs"]
 
 
-def test_finding_what_is_absent_costs(bench: ModuleType) -> None:
+def test_absent_phrases_that_are_found_lower_the_metrics(bench: ModuleType) -> None:
     asked = list(bench.held_out("seen", 6, 96))
-    out = bench.evaluate(Knowing(asked, also_absent=True), iter(asked), lambda done: None)
+    out = bench.evaluate(PerfectModel(asked, also_absent=True), iter(asked), lambda done: None)
     assert out["pmF1"] == pytest.approx(100, abs=0.01)
     assert out["IL_MCC"] == pytest.approx(0, abs=0.01)
     assert out["IL_FPR"] == pytest.approx(100, abs=0.01)
 
 
-def test_scenes_are_the_same_each_time(bench: ModuleType) -> None:
-    first, again = (list(bench.held_out("unseen-style", 3, 96)) for _ in range(2))
-    for a, b in zip(first, again, strict=True):
+def test_scenes_are_the_same_in_each_run(bench: ModuleType) -> None:
+    first, second = (list(bench.held_out("unseen-style", 3, 96)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.scene.image, b.scene.image) and a.phrases == b.phrases
         assert len(a.phrases) <= 8
         assert {o.style for o in a.scene.objects} == {"openmoji"}
 
 
-def test_a_mean_text_tells_no_phrases_apart(bench: ModuleType, saved: Path) -> None:
+def test_a_mean_text_is_the_same_for_all_phrases(bench: ModuleType, saved: Path) -> None:
     model = es3.load(saved, device="cpu", dtype="float32")
     names = ["dog", "cat", "red apple"]
     mean = bench.MeanText(model, names)
@@ -124,7 +124,7 @@ def test_a_mean_text_tells_no_phrases_apart(bench: ModuleType, saved: Path) -> N
     assert valid[0].tolist()[:5] == [True, True, True, False, False]
 
 
-def test_a_run_is_measured_put_into_a_table_and_taken_up(
+def test_a_run_is_measured_continued_and_put_into_a_table(
     bench: ModuleType, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = tmp_path / "README.md"
@@ -141,9 +141,9 @@ def test_a_run_is_measured_put_into_a_table_and_taken_up(
 
     bench.main([*arguments, "--table", str(readme)])
     said = capsys.readouterr()
-    assert "a student, seen: done before" in said.err
+    assert "a student, seen: measured before" in said.err
     splits = json.loads(file.read_text())["a student"]["splits"]
-    assert set(splits) == {*bench.SHOWN, "unseen-concepts, mean text"}
+    assert set(splits) == {*bench.SPLIT_TITLES, "unseen-concepts, mean text"}
     text = readme.read_text()
     assert text.startswith("# Before\n") and text.endswith("\nafter\n") and "old" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| a student"))
@@ -153,7 +153,7 @@ def test_a_run_is_measured_put_into_a_table_and_taken_up(
     assert list(json.loads(file.read_text())["a student"]["splits"]) == ["seen"], "of 2 scenes"
 
 
-def test_other_weights_are_measured_anew(bench: ModuleType, saved: Path, tmp_path: Path) -> None:
+def test_other_weights_are_measured_again(bench: ModuleType, saved: Path, tmp_path: Path) -> None:
     file = tmp_path / "stickers.json"
     arguments = ["--size", "96", "--json", str(file), "--scenes", "1", "--splits", "seen"]
     arguments += ["--no-time", "--model", f"x={saved}"]
@@ -170,13 +170,13 @@ def small(vision: Any) -> Callable[[Any], ModelConfig]:
     )
 
 
-def test_the_stages_of_a_run_are_models(
+def test_finished_stages_of_a_run_are_models(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = StudentConfig("repvit-m0.9", {"embed_dim": [8, 12, 16], "depth": [1, 1, 1]})
     makers = {"teacher_config": small(tiny_config().vision), "student_config": small(student)}
     for name, make in makers.items():
-        monkeypatch.setattr(stickers, name, make)
+        monkeypatch.setattr(common, name, make)
 
     def trained(stage: str, maker: str, seed: int, part: str = "") -> None:
         with torch.random.fork_rng(devices=[]):
@@ -196,7 +196,7 @@ def test_the_stages_of_a_run_are_models(
     trained("student", "student_config", 5)
     trained("longer", "student_config", 6)
     trained("alone", "student_config", 7)
-    # What is kept reads images of another size: the folder says so, not the recipe.
+    # The final model has another resolution, which its folder states.
     kept = es3.ImageModel.from_config(
         dataclasses.replace(makers["student_config"](None), resolution=168, grid=12)
     )
@@ -228,19 +228,19 @@ def test_the_stages_of_a_run_are_models(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--run", "no/such"], "no stage that ends in a model is done"),
+        (["--run", "no/such"], "no stage with a model is finished"),
         (["--scenes", "0", "--model", "x=y"], "--scenes is 1 or more"),
         ([], "nothing was measured"),
     ],
 )
-def test_mistakes_are_sentences(
+def test_errors_are_sentences(
     bench: ModuleType, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     with pytest.raises(SystemExit, match=words):
         bench.main([*arguments, "--json", str(tmp_path / "none.json")])
 
 
-def test_a_file_without_markers_is_left_alone(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_file_without_markers_is_not_changed(bench: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text("nothing")
     with pytest.raises(SystemExit, match="to put the table between"):
         bench.put_table("| a |", tmp_path / "x.md", bench.START, bench.END)

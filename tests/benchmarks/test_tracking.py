@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3 import rle
 from efficientsam3.build import MemoryConfig, tiny_config
-from efficientsam3.distill.recipes import stickers
-from efficientsam3.evaluate.veval import Clip, ClipTrack
-from efficientsam3.scenes.art import Art
-from efficientsam3.scenes.concepts import SPLITS
-from efficientsam3.weights import save_folder
+from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.data.types import ClipQuery, ClipRecord, ObjectTrack
+from efficientsam3.io import rle
+from efficientsam3_stickers.art import StickerArt
+from efficientsam3_stickers.concepts import SPLITS
+from efficientsam3_stickers.recipes import common
 
-from ..efficientsam3.distill.clips import tiny_tracker
-from ..efficientsam3.scenes.conftest import bake
+from ..efficientsam3.train.clips import tiny_tracker
+from ..efficientsam3_stickers.conftest import bake_shapes
 
 pytest.importorskip("trackers")
 ROOT = Path(__file__).parents[2]
@@ -30,20 +30,20 @@ WORDS = {"text": tiny_config().text}
 
 
 @pytest.fixture(scope="module")
-def art(tmp_path_factory: pytest.TempPathFactory) -> Art:
-    return bake(tmp_path_factory.mktemp("scenes"))
+def art(tmp_path_factory: pytest.TempPathFactory) -> StickerArt:
+    return bake_shapes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture
 def bench(
-    script: Callable[[str], ModuleType], art: Art, monkeypatch: pytest.MonkeyPatch
+    script: Callable[[str], ModuleType], art: StickerArt, monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
     """The script as a module, with plain shapes for art."""
     module = script("tracking")
-    monkeypatch.setattr(Art, "open", lambda folder=None: art)
+    monkeypatch.setattr(StickerArt, "open", lambda folder=None: art)
     part = SPLITS["seen"]
-    names = art.names(part.concepts, part.styles)
-    monkeypatch.setattr(stickers, "things", lambda art, split: names)
+    names = art.concept_names(part.concepts, part.styles)
+    monkeypatch.setattr(common, "recipe_concepts", lambda art, split: names)
     monkeypatch.setattr(module, "_MODELS", {})
     return module
 
@@ -63,14 +63,14 @@ def square(at: int) -> dict[str, object]:
     return rle.encode(mask)[0]
 
 
-def track(*places: int | None) -> ClipTrack:
-    return ClipTrack([None if p is None else square(p) for p in places], [None] * len(places))
+def track(*places: int | None) -> ObjectTrack:
+    return ObjectTrack([None if p is None else square(p) for p in places], [None] * len(places))
 
 
 def test_a_switch_is_another_track_than_last_time(bench: ModuleType) -> None:
     switches = sys.modules["tracking_figures"].switches
     truth = (track(0, 1, 2, 3), track(10, 10, None, 10))
-    clip = Clip((1, 1), "clip", (20, 20), 4, "thing", truth)
+    clip = ClipQuery((1, 1), ClipRecord(1, "clip", (20, 20), 4), "thing", truth)
     assert switches(clip, []) == 0
     assert switches(clip, truth) == 0
     crossed = [track(0, 1, None, 10), track(10, 10, 2, 3)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from efficientsam3.build import MemoryConfig, tiny_config
-from efficientsam3.video.frames import read_frames
+from efficientsam3.io.frames import read_frames
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "video.py"
 

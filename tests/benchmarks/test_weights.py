@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3 import rle
-from efficientsam3.distill.merge import merge_files
-from efficientsam3.evaluate import read_clips
+from efficientsam3.evaluate import read_clip_annotations
+from efficientsam3.io import rle
+from efficientsam3.train.merge import merge_files
 from efficientsam3.variants import EMBEDDED, find_variant
 
 pytest.importorskip("av")
@@ -25,10 +25,10 @@ def test_it_follows_what_is_given(tmp_path: Path) -> None:
     assert (config.memory.latents, config.memory.cells) == (16, 6)
     model = es3.load(str(tmp_path / "model"), device="cpu")
 
-    truth = read_clips(SCENES / "veval.json")
-    (clip,) = [c for c in truth.clips.values() if c.phrase == "pig face"]
+    truth = read_clip_annotations(SCENES / "veval.json")
+    (clip,) = [c for c in truth.queries.values() if c.phrase == "pig face"]
     near = clip.tracks[1]  # the smaller pig, in front of all others until frame 8
-    tracker = es3.InteractiveTracker(model, SCENES / f"{clip.name}.mp4")
+    tracker = es3.InteractiveTracker(model, SCENES / f"{clip.clip.name}.mp4")
     tracker.add_mask(0, 7, rle.decode(near.masks[0]).astype(bool))
     shared = []
     for frame in tracker.propagate(stop=8):

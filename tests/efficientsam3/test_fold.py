@@ -16,9 +16,7 @@ from efficientsam3.nn.neck import FoldedLevel, Level, Neck, after_nearest, doubl
 from efficientsam3.nn.student import StudentTrunk
 from efficientsam3.nn.tokenizer import tokenize
 
-from .conftest import rouse
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from ..conftest import scale_weights
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
@@ -31,11 +29,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def roused(config: ModelConfig) -> Detector:
+def scaled(config: ModelConfig) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build(config).eval().requires_grad_(False)
-    rouse(net)
+    scale_weights(net)
     return net
 
 
@@ -53,7 +51,7 @@ EXEMPLARS = Exemplars(
 @pytest.mark.parametrize("grid", [8, 12])
 @torch.inference_mode()
 def test_a_folded_model_answers_as_the_learned_one(grid: int, exemplars: Exemplars | None) -> None:
-    learned = roused(tiny_config(grid=grid, resolution=14 * grid))
+    learned = scaled(tiny_config(grid=grid, resolution=14 * grid))
     folded = fold(learned)
     pixels = normal(1, 3, 14 * grid, 14 * grid)
     tokens = tokenize(["red apple", "a person in a black coat"][: 1 if exemplars else 2], 16)
@@ -90,7 +88,7 @@ def test_a_folded_model_answers_as_the_learned_one(grid: int, exemplars: Exempla
 
 @torch.inference_mode()
 def test_folding_leaves_the_learned_model_as_it_is() -> None:
-    learned = roused(tiny_config())
+    learned = scaled(tiny_config())
     before = {k: v.clone() for k, v in learned.state_dict().items()}
     for dtype, pooled in ((torch.float32, False), (torch.bfloat16, True)):
         folded = fold(learned, dtype, pooled=pooled)
@@ -104,7 +102,7 @@ def test_folding_leaves_the_learned_model_as_it_is() -> None:
 @torch.inference_mode()
 def test_features_of_several_images_are_those_of_each() -> None:
     """One prompt an image, in one batch, as training and ``ground`` use it."""
-    net = fold(roused(tiny_config()))
+    net = fold(scaled(tiny_config()))
     pixels = normal(3, 3, 112, 112)
     text = net.read_text(tokenize(["bus", "dog", "a tall tree"], 16))
     image = net.read_image(pixels)
@@ -132,7 +130,7 @@ def test_folded_pyramid_levels_also_at_borders_and_odd_sizes(
     scale: int, cells: int, grid: int, after: bool
 ) -> None:
     level = Level(scale, 16, 12)
-    rouse(level)
+    scale_weights(level)
     for parameter in level.parameters():
         if parameter.ndim == 1:
             parameter.add_(1)  # biases meet the zero padding at the border
@@ -162,8 +160,8 @@ def test_a_convolution_after_doubling_is_four_small_ones(size: tuple[int, int]) 
 @torch.inference_mode()
 def test_folded_mask_head(grid: int) -> None:
     neck, head = Neck((4, 2, 1), grid, 24, 16), MaskHead(16, 2)
-    rouse(neck)
-    rouse(head)
+    scale_weights(neck)
+    scale_weights(head)
     x = normal(1, 24, grid, grid)
     args = normal(1, grid * grid, 16), (grid, grid), normal(1, 5, 16), torch.ones(1, 5) > 0
     queries = normal(1, 12, 16)
@@ -210,28 +208,35 @@ def test_folded_image_encoders(encoder: str) -> None:
 @pytest.mark.parametrize("grid", [(4, 6), (5, 3), (1, 1)], ids=str)
 @torch.inference_mode()
 def test_pooling_keys_is_exact_where_blocks_are_constant(grid: tuple[int, int]) -> None:
-    """Four equal keys weigh as much as one does among one of each."""
+    """Four equal keys weigh as much as one does among one of each.
+
+    At an odd border a block has fewer cells, and weighs as much as the others: the result is that
+    of the grid whose blocks are complete.
+    """
     layer = FusionLayer(16, 2, 32)
-    rouse(layer)
+    scale_weights(layer)
     rows, columns = -(-grid[0] // 2), -(-grid[1] // 2)
 
     def blocks(channels: int, seed: int) -> Tensor:
         maps = normal(1, channels, rows, columns, seed=seed)
-        doubled = F.interpolate(maps, scale_factor=2, mode="nearest")
-        return doubled[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
+        return F.interpolate(maps, scale_factor=2, mode="nearest")
 
-    x, placed = blocks(16, 1), blocks(32, 2)[0]
-    exact = layer.attend_image(x, placed, None)
-    if grid[0] % 2 or grid[1] % 2:
-        # At an odd border a block is not four cells, but it counts as much as the others.
-        assert torch.isfinite(layer.attend_image(x, placed, grid)).all()
-    else:
-        close(layer.attend_image(x, placed, grid), exact)
+    def tokens(maps: Tensor) -> Tensor:
+        return maps.flatten(2).transpose(1, 2)
+
+    def crop(maps: Tensor) -> Tensor:
+        return maps[:, :, : grid[0], : grid[1]]
+
+    x, placed = blocks(16, 1), blocks(32, 2)
+    exact = layer.attend_image(tokens(x), tokens(placed)[0], None)
+    exact = crop(exact.transpose(1, 2).unflatten(2, (2 * rows, 2 * columns)))
+    pooled = layer.attend_image(tokens(crop(x)), tokens(crop(placed))[0], grid)
+    close(pooled, tokens(exact))
 
 
 @torch.inference_mode()
 def test_fast_mode_changes_little_and_nothing_but_the_fusion_encoder() -> None:
-    learned = roused(tiny_config())
+    learned = scaled(tiny_config())
     exact, fast = fold(learned), fold(learned, pooled=True)
     pixels = normal(1, 3, 112, 112)
     a, b = exact.read_image(pixels), fast.read_image(pixels)
@@ -253,7 +258,7 @@ def test_fast_mode_changes_little_and_nothing_but_the_fusion_encoder() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_half_precision_answers_in_float32_and_nearly_the_same(dtype: torch.dtype) -> None:
-    learned = roused(tiny_config())
+    learned = scaled(tiny_config())
     pixels = normal(1, 3, 112, 112)
     text = tokenize(["bus"], 16)
     said = []

@@ -28,8 +28,9 @@ def test_all_is_what_is_exported() -> None:
 def test_type_checkers_see_what_is_imported_later() -> None:
     tree = ast.parse(inspect.getsource(es3))
     (block,) = (n for n in tree.body if isinstance(n, ast.If))
-    seen = {a.name: i.module for i in block.body if isinstance(i, ast.ImportFrom) for a in i.names}
-    assert seen == es3._LATER
+    imports = [i for i in block.body if isinstance(i, ast.ImportFrom)]
+    seen = {f".{i.module}": {a.name for a in i.names} for i in imports}
+    assert seen == {module: set(names.split()) for module, names in es3._MODULES.items()}
 
 
 def test_importing_takes_no_torch() -> None:
@@ -42,7 +43,7 @@ def test_importing_takes_no_torch() -> None:
 
 def test_names_come_when_asked_for() -> None:
     code = "from efficientsam3 import load, Instances\nfrom efficientsam3 import *"
-    assert run(f"{code}\nprint(ImageModel)") == "<class 'efficientsam3.image.ImageModel'>"
+    assert run(f"{code}\nprint(ImageModel)") == "<class 'efficientsam3.predictor.ImageModel'>"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

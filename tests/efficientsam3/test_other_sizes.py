@@ -12,11 +12,9 @@ from torch import nn
 
 import efficientsam3 as es3
 from efficientsam3.build import ModelConfig
-from efficientsam3.distill.recipes.stickers import Options, fresh, student_config, teacher_config
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.tokenizer import tokenize
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from efficientsam3_stickers.recipes.common import new_model, student_config, teacher_config
 
 Pixels = npt.NDArray[np.uint8]
 MAKERS = {"teacher": teacher_config, "student": student_config}
@@ -24,8 +22,8 @@ MAKERS = {"teacher": teacher_config, "student": student_config}
 
 @pytest.fixture(scope="module", params=MAKERS)
 def learned(request: pytest.FixtureRequest) -> tuple[ModelConfig, Detector]:
-    config = MAKERS[request.param](Options())
-    net = fresh(config, 0).eval().requires_grad_(False)
+    config = MAKERS[request.param]()
+    net = new_model(config, 0).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, value in (*net.named_parameters(), *net.named_buffers()):
         # As after some training: fresh norms change nothing when they are folded, and what is

@@ -1,6 +1,6 @@
-"""The App in a real browser: operator browser, form, run and masks; the panel; clicks.
+"""The App in a browser: an operator from its form to masks, the panel, and the click tool.
 
-Screenshots are in out/app, for people to look at.
+Screenshots are written to out/app, for people.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import pytest
 
 from efficientsam3.export.clicks import DECODER, ENCODER
 from efficientsam3.variants import EMBEDDED
-from fiftyone_esam3.annotate import prepare_annotation
 from fiftyone_esam3.click_tool import VARIABLE, use_click_tool
-from fiftyone_esam3.panel import Workbench
-from fiftyone_esam3.runs import finish
+from fiftyone_esam3.panel import segment_panel
+from fiftyone_esam3.plugin import PLUGIN
+from fiftyone_esam3.runs.annotation import prepare_annotation
+from fiftyone_esam3.runs.steps import finish
 
-from .conftest import picture
+from .conftest import make_picture
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.common.exceptions import (  # noqa: E402
@@ -37,6 +38,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PANEL = "[data-cy=esam3-panel]"
 SHOTS = Path(__file__).parents[2] / "out" / "app"
 
 pytestmark = [
@@ -53,8 +55,8 @@ FLAGS = (
 )
 
 
-def until(ready: Callable[[], Any], what: str, seconds: float = 90) -> Any:
-    """Waits for something to be true, and gives it."""
+def until(ready: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    """Wait until a function gives a true value, and give that value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -66,13 +68,13 @@ def until(ready: Callable[[], Any], what: str, seconds: float = 90) -> Any:
             IndexError,
             StaleElementReferenceException,
         ):
-            pass  # it is being drawn anew
+            pass  # the page is being redrawn
         time.sleep(0.3)
     raise AssertionError(f"after {seconds:.0f} s: {what}")
 
 
 class Page:
-    """A browser with the App in it."""
+    """A browser that shows the App."""
 
     def __init__(self, folder: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -89,6 +91,9 @@ class Page:
     def text(self) -> str:
         return str(self.driver.find_element(By.TAG_NAME, "body").text)
 
+    def text_of(self, selector: str) -> list[str]:
+        return [element.text for element in self.all(selector)]
+
     def button(self, text: str) -> Any:
         """The last button with this text that can be pressed."""
 
@@ -101,32 +106,37 @@ class Page:
     def press(self, text: str) -> None:
         self.driver.execute_script("arguments[0].click()", self.button(text))
 
-    def slide(self, key: str) -> None:
-        """Moves the last slider from 0 to 1."""
-        sliders = [s for s in self.all("input[type=range]") if s.get_attribute("max") == "1"]
-        sliders[-1].send_keys(key)
+    def slide(self, key: str, within: str = "") -> None:
+        """Moves the slider of the threshold, the first with steps of a hundredth.
+
+        The App's sidebar has such sliders too, of the labels' numbers: ``within`` selects a part
+        of the page.
+        """
+        (first, *_) = self.all(f"{within} input[type=range][max='1'][step='0.01']")
+        first.send_keys(key)
 
     def dismiss(self) -> None:
-        """Takes FiftyOne's advertisement away, which lies over the right side."""
+        """Close FiftyOne's advertisement, which covers the right side."""
         self.driver.execute_script(
             "for (const b of document.querySelectorAll('button'))"
             " if (b.textContent.trim() === 'Dismiss') b.click()"
         )
 
-    def picture(self, name: str) -> None:
+    def screenshot(self, name: str) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(SHOTS / f"{name}.png"))
 
 
 @pytest.fixture(scope="module")
-def app(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """The App, whose model in the package is the tiny one, and a page that shows it."""
+def app(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The App with the tiny model as the packaged model, and a page that shows it."""
     folder = tmp_path_factory.mktemp("app")
-    shutil.copytree(tiny, folder / "assets" / EMBEDDED)
+    shutil.copytree(tiny_folder, folder / "assets" / EMBEDDED)
     dataset = fo.Dataset()
     for i in range(3):
-        picture(i, 240, 320).save(folder / f"{i}.png")
-        box = fo.Detection(label="cat", bounding_box=[0.1, 0.1, 0.4, 0.5])
+        # In the first picture the untrained model's masks have no pixel, and are not shown.
+        make_picture(i + 1, 240, 320).save(folder / f"{i}.png")
+        box = fo.Detection(label="wild cat", bounding_box=[0.1, 0.1, 0.4, 0.5])
         labels = fo.Detections(detections=[box])
         dataset.add_sample(fo.Sample(filepath=str(folder / f"{i}.png"), boxes=labels))
     with socket.socket() as free:
@@ -135,7 +145,7 @@ def app(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simple
     clicks = folder / "clicks"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, "")
-        use_click_tool(str(tiny), clicks)
+        use_click_tool(str(tiny_folder), clicks)
         patch.setenv("EFFICIENTSAM3_ASSETS", str(folder / "assets"))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("SE_OFFLINE", "true")
@@ -159,7 +169,7 @@ def test_an_operator_from_its_form_to_masks(app: SimpleNamespace) -> None:
     search = until(lambda: page.all("input[placeholder^='Search operations']"), "no browser")[0]
     search.send_keys("EfficientSAM3")
     until(lambda: page.text.count("EfficientSAM3:") >= 7, "not all operators are listed")
-    page.picture("1-operators")
+    page.screenshot("1-operators")
     search.clear()
     search.send_keys("segment concepts")
     until(lambda: "EfficientSAM3: segment concepts" in page.text, "the operator is not found")
@@ -168,11 +178,15 @@ def test_an_operator_from_its_form_to_masks(app: SimpleNamespace) -> None:
     words = until(lambda: page.all("input[role=combobox]"), "no form")[0]
     until(lambda: "Required property" in page.text, "nothing is missing in an empty form")
     assert not [b for b in page.all("button") if b.text == "Execute"][-1].is_enabled()
-    words.send_keys("ca")
-    until(lambda: page.all("[role=option]"), "the dataset's class is not offered")
-    page.picture("2-form")
-    words.send_keys("t", Keys.ENTER)
-    words.send_keys("bus", Keys.ENTER)
+    words.send_keys("cat", Keys.ENTER)  # "wild cat", which the dataset has, contains it
+    words.send_keys("bus")  # without Enter
+    classes = page.all("input[role=combobox]")[1]
+    classes.send_keys("wi")
+    until(lambda: page.text_of("[role=option]") == ["wild cat"], "the class is not offered")
+    page.screenshot("2-form")
+    classes.send_keys(Keys.CONTROL, "a")
+    classes.send_keys(Keys.DELETE)
+    assert page.text_of(".MuiAutocomplete-tag") == ["cat", "bus"]
     page.slide(Keys.HOME)
     page.button("Execute")
     page.press("Execute")
@@ -183,69 +197,88 @@ def test_an_operator_from_its_form_to_masks(app: SimpleNamespace) -> None:
 
     until(labelled, "no labels in the database")
     until(lambda: "3 samples in" in page.text, "no summary")
-    page.picture("3-summary")
+    page.screenshot("3-summary")
     assert set(dataset.distinct("esam3.detections.label")) == {"cat", "bus"}
     page.press("Done")
     until(lambda: "esam3" in page.text, "the field is not in the sidebar")
     page.dismiss()
     time.sleep(2)  # the masks are drawn
-    page.picture("4-masks")
+    page.screenshot("4-masks")
 
 
-def test_the_panel_s_preview_slider_click_and_accept(app: SimpleNamespace) -> None:
+def test_the_panel_s_script_comes_from_the_app_s_server(app: SimpleNamespace) -> None:
+    host = app.address.split("/datasets")[0]
+    with urllib.request.urlopen(f"{host}/plugins") as answer:
+        (plugin,) = (p for p in json.load(answer)["plugins"] if p["name"] == PLUGIN)
+    address = f"{host}{plugin['js_bundle_server_path']}?h={plugin['js_bundle_hash']}"
+    with urllib.request.urlopen(address) as file:
+        assert file.read() == Path(segment_panel.__file__).with_name("panel.js").read_bytes()
+
+
+def test_the_panel_finds_filters_segments_accepts_and_undoes(app: SimpleNamespace) -> None:
     page, dataset = app.page, app.dataset
     grid = fo.Panel(type="Samples", pinned=True)
-    bench = fo.Panel(type=Workbench.NAME)
+    panel = fo.Panel(type=segment_panel.SegmentPanel.NAME)
     app.session.spaces = fo.Space(
         children=[
             fo.Space(children=[grid], active_child=grid.component_id),
-            fo.Space(children=[bench], active_child=bench.component_id),
+            fo.Space(children=[panel], active_child=panel.component_id),
         ],
         orientation="horizontal",
     )
-    until(lambda: page.all(".js-plotly-plot"), "the panel shows no picture")
-
-    def type_word() -> bool:
-        (words, *_) = [e for e in page.all("input[role=combobox]") if e.is_displayed()]
-        if words.get_attribute("value") != "truck":
-            words.send_keys("truck", Keys.ENTER)
-        return bool(words.get_attribute("value") == "truck")
-
+    idle = f"{PANEL}[data-busy=false]"
+    until(lambda: page.all(f"{idle} canvas"), "the panel shows no picture")
     page.dismiss()
-    until(type_word, "nothing can be typed")
-    time.sleep(1)
-    page.press("Preview")
 
     def count(name: str) -> int | None:
-        rows = [line.split() for line in page.text.split("\n") if line.startswith(f"{name} ")]
-        return int(rows[0][1]) if rows and len(rows[0]) == 3 else None
+        found = page.all(f"{idle} [data-class='{name}']")
+        return int(found[0].get_attribute("data-count")) if found else None
 
-    until(lambda: count("truck") is not None, "no counts")
-    page.slide(Keys.HOME)
-    until(lambda: (count("truck") or 0) > 0, "the slider lets nothing in")
-    many = count("truck")
-    page.picture("5-preview")
-    page.slide(Keys.END)
-    until(lambda: count("truck") == 0, "the slider leaves something")
-    plot = page.all(".js-plotly-plot")[0]
-    page.driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", plot)
-    time.sleep(0.5)
-    area = plot.find_element(By.CSS_SELECTOR, ".nsewdrag")
-    hand = webdriver.ActionChains(page.driver)
-    hand.move_to_element_with_offset(area, -100, -100).click().perform()
-    until(lambda: count("truck") == 1, "a click makes no object")
-    page.picture("6-click")
+    page.press("Settings")
+    field = page.all(f"{PANEL} input[role=combobox]")[1]
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("objects")
+    (words,) = page.all(f"{PANEL} input[aria-label=Concepts]")
+    words.send_keys("cat", Keys.ENTER)  # "wild cat", which the dataset has, contains it
+    until(lambda: count("cat") is not None, "no counts")
+    assert page.text_of(f"{PANEL} .MuiAutocomplete-tag") == ["cat"]
+
+    def requests() -> int:
+        script = "return performance.getEntriesByType('resource').length"
+        return int(page.driver.execute_script(script))
+
+    page.driver.execute_script("performance.setResourceTimingBufferSize(10000)")
+    before = until(lambda: settled(requests), "the page does not come to rest")
+    page.slide(Keys.HOME, PANEL)
+    until(lambda: count("cat"), "the slider shows no instance")
+    page.screenshot("5-found")
+    page.slide(Keys.END, PANEL)
+    until(lambda: count("cat") == 0, "the slider hides not all instances")
+    assert requests() == before  # the slider needs no request, and the grid is not loaded anew
+    (picture,) = page.all("[data-cy=esam3-picture]")
+    mouse = webdriver.ActionChains(page.driver)
+    mouse.move_to_element_with_offset(picture, -50, -50).click().perform()
+    until(lambda: count("cat") == 1, "a click makes no object")
+    page.screenshot("6-click")
     page.press("Accept")
 
-    def accepted() -> bool:
+    def labels() -> int:
         dataset.reload()
-        return "truck" in dataset.distinct("esam3.detections.label")
+        return int(dataset.count("objects.detections")) if dataset.has_field("objects") else 0
 
-    until(accepted, "nothing was accepted")
+    until(lambda: labels() == 1, "nothing was accepted")
+    until(lambda: "objects" in page.text.split(), "the new field is not in the sidebar")
     page.press("Undo")
-    until(lambda: not accepted(), "Undo leaves it in the database")
-    assert many
-    page.picture("7-undone")
+    until(lambda: count("cat") == 1, "Undo does not bring the object back")
+    assert labels() == 0
+    page.screenshot("7-undone")
+
+
+def settled(value: Callable[[], int]) -> int | None:
+    """A value that has been the same for a second, or None."""
+    before = value()
+    time.sleep(1)
+    return before if value() == before else None
 
 
 def test_the_click_tool_s_files_come_from_the_app_s_server(app: SimpleNamespace) -> None:
@@ -258,7 +291,7 @@ def test_the_click_tool_s_files_come_from_the_app_s_server(app: SimpleNamespace)
 
 
 def test_a_click_in_annotate_makes_a_mask(app: SimpleNamespace) -> None:
-    """FiftyOne's own tool in the browser, with our files."""
+    """FiftyOne's own tool in the browser uses our files."""
     page, dataset = app.page, app.dataset
     finish(prepare_annotation(dataset, ["boxes"]))
     sample = dataset.first()
@@ -271,20 +304,20 @@ def test_a_click_in_annotate_makes_a_mask(app: SimpleNamespace) -> None:
         element.click()
     time.sleep(2)
     canvas = page.all("[data-cy=lighter-sample-renderer-canvas]")[0]
-    hand = webdriver.ActionChains(page.driver)
-    hand.move_to_element_with_offset(canvas, 20, 20).click().perform()
+    mouse = webdriver.ActionChains(page.driver)
+    mouse.move_to_element_with_offset(canvas, 20, 20).click().perform()
 
     def masks() -> list[Any]:
         sample.reload()
         return [d.mask for d in sample.boxes.detections if d.mask is not None]
 
     (mask,) = until(masks, "a click makes no mask", 120)
-    page.picture("8-click-tool")
+    page.screenshot("8-click-tool")
     assert mask.any()
 
 
-def test_the_server_has_nothing_but_local_addresses(app: SimpleNamespace) -> None:
-    """What the page has asked for, beside fonts, came from this machine."""
+def test_the_page_loads_our_files_from_this_machine(app: SimpleNamespace) -> None:
+    """No request of the page for our files goes to another host."""
     script = "return performance.getEntriesByType('resource').map(e => e.name)"
     names = app.page.driver.execute_script(script)
     ours = [n for n in names if "efficientsam3" in n.lower()]

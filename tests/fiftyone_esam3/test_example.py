@@ -1,4 +1,4 @@
-"""The example of curation, as a script."""
+"""The script examples/fiftyone_curation.py."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import fiftyone as fo
 import pytest
 from PIL import Image
 
-from .conftest import picture
+from .conftest import make_picture
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "fiftyone_curation.py"
 
 
 def test_curation(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert len(SCRIPT.read_text().splitlines()) < 40
     before = set(fo.list_datasets())
     for i in range(3):
-        picture(i).save(tmp_path / f"{i}.png")
+        make_picture(i).save(tmp_path / f"{i}.png")
     spec = importlib.util.spec_from_file_location("curation", SCRIPT)
     assert spec and spec.loader
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     monkeypatch.setattr(script, "OUT", str(tmp_path / "out"))
-    script.main(str(tmp_path), "person, bus", str(tiny), "0")
-    said = capsys.readouterr().out
-    assert "segment_concepts: 3 samples in" in said and "like 1 examples" in said
+    script.main(str(tmp_path), "person, bus", str(tiny_folder), "0")
+    output = capsys.readouterr().out
+    assert "segment_concepts: 3 samples in" in output and "like 1 examples" in output
     drawn = sorted((tmp_path / "out" / "pictures").iterdir())
     assert [p.stem for p in drawn] == ["0", "1", "2"]
     with Image.open(drawn[0]) as picture_drawn:

@@ -1,15 +1,17 @@
-"""The core's instances -> FiftyOne labels."""
+"""Conversion of the core's instances to FiftyOne labels."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from efficientsam3 import Instances
 from efficientsam3.types import BitPatch
-from fiftyone_esam3.labels import presence_keys, to_detections
+from fiftyone_esam3.labels import presence_keys, to_detections, to_labels
 
 
 @pytest.fixture
@@ -39,15 +41,39 @@ def test_masks_are_cut_to_their_boxes(found: Instances) -> None:
     assert second.presence == pytest.approx(0.75)
 
 
-def test_other_labels_stay_with_their_masks(found: Instances) -> None:
+def test_boxes_are_the_extent_of_the_masks_and_what_is_left_out_is_counted(
+    found: Instances, caplog: pytest.LogCaptureFixture
+) -> None:
+    rough = dataclasses.replace(found, boxes=found.boxes + np.float32(1.5))
+    assert [d.bounding_box for d in to_detections(rough)] == [
+        d.bounding_box for d in to_detections(found)
+    ]
+    assert "1 instance without a pixel is left out" in caplog.text
+
+
+def test_given_class_names_stay_with_their_masks(found: Instances) -> None:
     assert [d.label for d in to_detections(found, ["a", "b", None])] == ["a", None]
 
 
-def test_without_a_mask_head_there_are_boxes(found: Instances) -> None:
+def test_instances_without_masks_become_boxes(found: Instances) -> None:
     boxes = to_detections(dataclasses.replace(found, patches=None))
     assert [d.mask for d in boxes] == [None] * 3
     assert boxes[1].bounding_box == pytest.approx([0, 0, 0.1, 0.2])
 
 
 def test_presence_can_be_queried_by_concept() -> None:
-    assert presence_keys({"mr. bean": 0.5, "$100": 0.25}) == {"mr_ bean": 0.5, "_100": 0.25}
+    keys = presence_keys({"mr. bean": 0.5, "$100": 0.25, "a_b": 0.1, "a.b": 0.2, "5%2E": 0.3})
+    assert list(keys) == ["mr%2E bean", "%24100", "a_b", "a%2Eb", "5%252E"]
+    assert [unquote(key) for key in keys] == ["mr. bean", "$100", "a_b", "a.b", "5%2E"]
+
+
+def test_identities_are_kept_over_frames(found: Instances) -> None:
+    """Instances without an identity yet, or with an empty mask, are left out."""
+    tracked = dataclasses.replace(
+        found, track_ids=np.array([3, 4, -1]), concept_presence={"cat": 0.9}
+    )
+    identities: dict[int, Any] = {}
+    (first,) = to_labels(tracked, identities).detections
+    again = to_labels(tracked, identities)
+    assert first.index == 3 and first.instance is again.detections[0].instance
+    assert list(identities) == [3] and again.concept_presence == {"cat": 0.9}

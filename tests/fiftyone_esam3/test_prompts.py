@@ -1,4 +1,4 @@
-"""Fields of a sample -> prompts in pixels."""
+"""Prompts in pixels from the fields of a sample."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def detection(box: list[float], **kwargs: Any) -> fo.Detection:
         (fo.Detections(detections=[detection([0, 0, 1, 1], label="bus")]), ("bus",)),
     ],
 )
-def test_concepts_come_as_words_or_labels(value: Any, concepts: tuple[str, ...]) -> None:
+def test_concepts_are_read_from_strings_and_labels(value: Any, concepts: tuple[str, ...]) -> None:
     assert read_prompts({"text_prompt_field": value}, SIZE).concepts == concepts
 
 
-def test_without_a_field_there_are_no_concepts_of_its_own() -> None:
+def test_without_a_field_a_sample_has_no_concepts() -> None:
     assert read_prompts({"filepath": "a.png"}, SIZE).concepts is None
 
 
@@ -67,13 +67,13 @@ def test_boxes_are_corners_in_pixels(key: str) -> None:
         ({"sam_label": 1, "sam3_label": 0}, 1),
     ],
 )
-def test_a_box_can_say_not_this(attributes: dict[str, Any], sign: int) -> None:
+def test_a_box_can_be_a_negative_example(attributes: dict[str, Any], sign: int) -> None:
     (box,) = read_prompts({"prompt_field": detection([0, 0, 1, 1], **attributes)}, SIZE).boxes
     assert box.sign == sign
 
 
 @pytest.mark.parametrize("attribute", ["sam_labels", "sam2_labels", "sam3_labels"])
-def test_points_are_pixels_and_nan_is_no_point(attribute: str) -> None:
+def test_points_are_in_pixels_and_nan_is_left_out(attribute: str) -> None:
     keypoint = fo.Keypoint(points=[(0.5, 0.5), (float("nan"), 0.1), (1.0, 0.0)])
     keypoint[attribute] = [1, 1, 0]
     (clicks,) = read_prompts({"prompt_field": keypoint}, SIZE).clicks
@@ -87,7 +87,7 @@ def test_points_without_labels_are_positive() -> None:
     assert clicks.signs.tolist() == [1, 1]
 
 
-def test_what_is_outside_the_image_is_left_out_with_a_note() -> None:
+def test_prompts_outside_the_image_are_left_out_with_a_note() -> None:
     prompts = read_prompts(
         {
             "box_prompt_field": fo.Detections(

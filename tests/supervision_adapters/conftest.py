@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
-import efficientsam3 as es3
 from efficientsam3.types import BitPatch, Instances
-
-from ..efficientsam3.conftest import tiny_model
-
-# Before anything imports Ultralytics, which looks for the network and writes settings.
-home = tempfile.mkdtemp(prefix="efficientsam3-ultralytics-")
-atexit.register(shutil.rmtree, home, ignore_errors=True)
-os.environ["YOLO_CONFIG_DIR"] = home
-os.environ["YOLO_OFFLINE"] = "true"
-os.environ["YOLO_VERBOSE"] = "false"
 
 if importlib.util.find_spec("supervision") is None:
     collect_ignore_glob = ["test_*.py"]
 
 HEIGHT, WIDTH = 48, 64
-
-
-@pytest.fixture(scope="session")
-def tiny() -> es3.ImageModel:
-    return tiny_model()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads gain nothing on a tiny model, and lose much where other programs compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

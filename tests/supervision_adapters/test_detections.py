@@ -61,14 +61,22 @@ def test_boxes_are_the_masks_or_the_models(four: Instances) -> None:
     assert np.array_equal(by_model.xyxy, four.boxes)
 
 
-def test_an_empty_mask_keeps_its_row() -> None:
+def test_an_empty_mask_is_left_out_unless_rows_answer_prompts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in every format; the warning counts it."""
     masks = shapes()
     masks[1] = False
     found = make(masks)
     for mask_format in ("compact", "dense"):
         out = to_detections(found, mask_format=mask_format)
+        assert np.array_equal(np.asarray(out.mask), masks[[0, 2, 3]])
+        assert out.data["class_name"].tolist() == ["dog", "dog", "cat"]
+        out = to_detections(found, mask_format=mask_format, keep_empty=True)
         assert np.array_equal(np.asarray(out.mask), masks)
         assert out.xyxy[1].tolist() == found.boxes[1].tolist()
+    assert caplog.text.count("1 instance without a pixel is left out") == 2
+    assert len(to_detections(found, mask_format=None, box_source="model")) == 3
 
 
 def test_nothing_found_is_still_typed(nothing: Instances) -> None:
@@ -105,7 +113,7 @@ def test_detections_of_others_need_their_size_and_names() -> None:
     assert from_detections(strange, (48, 64)).labels == ["class 1"]
     with pytest.raises(AdapterError, match="class_id 1 is not one of the 1"):
         from_detections(strange, (48, 64), ["cat"])
-    with pytest.raises(AdapterError, match="masks are of 64 x 48"):
+    with pytest.raises(AdapterError, match="masks have 64 x 48"):
         from_detections(to_detections(make(shapes())), (50, 64))
     nameless = sv.Detections(xyxy=np.zeros((2, 4)))
     assert from_detections(nameless, (48, 64)).labels == ["object", "object"]

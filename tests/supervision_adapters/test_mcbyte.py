@@ -11,7 +11,7 @@ import efficientsam3 as es3
 from efficientsam3.build import tiny_config
 from supervision_adapters import AdapterError
 
-from ..efficientsam3.conftest import tiny_model
+from ..conftest import tiny_model
 from .conftest import shapes
 from .test_tracking import disc
 
@@ -41,7 +41,7 @@ def some(ids: list[int]) -> Any:
 
 def test_masks_are_carried_on(tiny: es3.ImageModel, photo: Any) -> None:
     """As by the core's memory tracker, asked directly."""
-    from efficientsam3.video.memory import MemoryTracker
+    from efficientsam3.video.memory_tracker import MemoryTracker
 
     propagator, core = MaskPropagator(tiny), MemoryTracker(tiny)
     propagator.initialize(photo, some([7, 3]))
@@ -83,7 +83,7 @@ def test_objects_come_and_go(tiny: es3.ImageModel, photo: Any) -> None:
     for _ in range(8):
         propagator.propagate(photo)
     assert propagator.nbytes == held > 0, "memory is not constant"
-    with pytest.raises(AdapterError, match="not of the frame"):
+    with pytest.raises(AdapterError, match="pass masks of this frame"):
         propagator.add_masks(photo[:20], some([8]))
     propagator.reset()
     assert propagator.propagate(photo) is None and propagator.masks == {}

@@ -10,17 +10,17 @@ import supervision as sv
 
 import efficientsam3 as es3
 from efficientsam3.build import tiny_config
-from supervision_adapters import AdapterError, MemoryTracker, iter_track, to_detections
-from supervision_adapters.memory import rows_of
+from supervision_adapters import AdapterError, VideoMemoryTracker, iter_track, to_detections
+from supervision_adapters.memory import match_objects
 
-from ..efficientsam3.conftest import tiny_model
+from ..conftest import tiny_model
 from .conftest import make, shapes
 
-LOW = es3.TrackSettings(hotstart=0, detection=0.3, begin=0.3)
+LOW = es3.TrackSettings(hotstart_delay=0, detection_threshold=0.3, new_track_threshold=0.3)
 
 
 def test_it_detects_by_itself(tiny: es3.ImageModel, photo: Any) -> None:
-    tracker = MemoryTracker(tiny, ["cat", "dog"], settings=LOW)
+    tracker = VideoMemoryTracker(tiny, ["cat", "dog"], settings=LOW)
     expected = es3.ConceptTracker(tiny, ["cat", "dog"], tracker="memory", settings=LOW)
     for i in range(3):
         frame = np.roll(photo, i, 1)
@@ -37,16 +37,24 @@ def test_it_detects_by_itself(tiny: es3.ImageModel, photo: Any) -> None:
 
 
 def test_frames_in_the_order_of_opencv(tiny: es3.ImageModel, photo: Any) -> None:
-    rgb = MemoryTracker(tiny, "cat", settings=LOW).update(frame=photo)
-    bgr = MemoryTracker(tiny, "cat", settings=LOW, color="bgr").update(frame=photo[..., ::-1])
+    rgb = VideoMemoryTracker(tiny, "cat", settings=LOW).update(frame=photo)
+    bgr = VideoMemoryTracker(tiny, "cat", settings=LOW, color="bgr").update(frame=photo[..., ::-1])
     assert np.array_equal(rgb.xyxy, bgr.xyxy)
+
+
+def test_two_classes_never_share_a_number(tiny: es3.ImageModel, photo: Any) -> None:
+    """The detections' "dog" is 0 as the tracker's own "bird" is; exports go by the number."""
+    tracker = VideoMemoryTracker(tiny, "bird", settings=LOW)
+    out = tracker.update(to_detections(make(shapes()), class_names=["dog", "cat"]), photo)
+    assert tracker.class_names == ["bird", "dog", "cat"]
+    assert [tracker.class_names[i] for i in out.class_id] == out.data["class_name"].tolist()
 
 
 def test_detections_of_others_come_back_with_their_classes(
     tiny: es3.ImageModel, photo: Any
 ) -> None:
     given = to_detections(make(shapes()), class_names=["fish", "cat", "owl", "dog"])
-    tracker = MemoryTracker(tiny, settings=LOW)
+    tracker = VideoMemoryTracker(tiny, settings=LOW)
     for _ in range(3):
         out = tracker.update(given, photo)
         assert given.tracker_id is None and "det_index" not in given.data
@@ -55,6 +63,8 @@ def test_detections_of_others_come_back_with_their_classes(
         of = rows >= 0
         assert np.array_equal(out.class_id[of], given.class_id[rows[of]])
         assert out.data["class_name"][of].tolist() == given.data["class_name"][rows[of]].tolist()
+        assert [tracker.class_names[i] for i in out.class_id] == out.data["class_name"].tolist()
+    assert tracker.class_names == ["class 0", "cat", "class 2", "dog"]
     pending = out[out.tracker_id == -1]
     assert np.array_equal(np.asarray(pending.mask), shapes()[pending.data["det_index"]])
 
@@ -63,12 +73,12 @@ def test_boxes_alone_get_masks_first(tiny: es3.ImageModel, photo: Any) -> None:
     boxes = sv.Detections(
         xyxy=np.array([[2, 3, 40, 30.0]]), confidence=np.array([0.9]), class_id=np.array([5])
     )
-    out = MemoryTracker(tiny, settings=LOW).update(boxes, photo)
+    out = VideoMemoryTracker(tiny, settings=LOW).update(boxes, photo)
     assert out.mask.shape[1:] == (48, 64) and set(out.class_id.tolist()) == {5}
 
 
 def test_nothing_and_other_sizes(tiny: es3.ImageModel, photo: Any) -> None:
-    tracker = MemoryTracker(tiny, settings=LOW)
+    tracker = VideoMemoryTracker(tiny, settings=LOW)
     assert tracker.tracked_objects.tracker_id.dtype == int
     for frame in (photo, photo[:30, :40], np.tile(photo, (2, 2, 1))):
         out = tracker.update(sv.Detections.empty(), frame)
@@ -81,10 +91,10 @@ def test_nothing_and_other_sizes(tiny: es3.ImageModel, photo: Any) -> None:
 
 
 def test_memory_stays_the_same(tiny: es3.ImageModel, photo: Any) -> None:
-    tracker = MemoryTracker(tiny, settings=LOW)
+    tracker = VideoMemoryTracker(tiny, settings=LOW)
     tracker.update(to_detections(make(shapes()[:2])), photo)
-    assert tracker.core._objects is not None
-    engine = tracker.core._objects.engine
+    assert tracker.core._masklets is not None
+    engine = tracker.core._masklets.engine
     sizes = []
     for _ in range(28):
         tracker.update(sv.Detections.empty(), photo)
@@ -93,24 +103,24 @@ def test_memory_stays_the_same(tiny: es3.ImageModel, photo: Any) -> None:
 
 
 def test_what_it_refuses(tiny: es3.ImageModel, photo: Any) -> None:
-    with pytest.raises(AdapterError, match="looks at each frame"):
-        MemoryTracker(tiny, "cat").update(sv.Detections.empty())
-    with pytest.raises(AdapterError, match="nothing to look for"):
-        MemoryTracker(tiny).update(frame=photo)
-    with pytest.raises(AdapterError, match="hotstart=15 lets results wait"):
-        MemoryTracker(tiny, "cat", settings=es3.TrackSettings())
+    with pytest.raises(AdapterError, match="needs each frame"):
+        VideoMemoryTracker(tiny, "cat").update(sv.Detections.empty())
+    with pytest.raises(AdapterError, match="nothing to find"):
+        VideoMemoryTracker(tiny).update(frame=photo)
+    with pytest.raises(AdapterError, match="hotstart_delay=15 delays results"):
+        VideoMemoryTracker(tiny, "cat", settings=es3.TrackSettings())
     without = tiny_model(config=tiny_config(parts=("geometry", "masks")))
-    with pytest.raises(es3.MissingAbilityError, match="tracker='masks'"):
-        MemoryTracker(without, "cat")
+    with pytest.raises(es3.MissingAbilityError, match="tracker='iou'"):
+        VideoMemoryTracker(without, "cat")
 
 
 def test_a_stream_without_a_detector(tiny: es3.ImageModel, photo: Any) -> None:
     frames = [np.roll(photo, i, 1) for i in range(3)]
-    out = list(iter_track(frames, MemoryTracker(tiny, "cat", settings=LOW)))
+    out = list(iter_track(frames, VideoMemoryTracker(tiny, "cat", settings=LOW)))
     assert len(out) == 3 and out[0][2].tracker_id is not None
 
 
 def test_rows_are_found_by_class_and_mask() -> None:
     shown = make(shapes()[[2, 1]], ["dog", "dog"])
-    assert rows_of(shown, make(shapes()), 0.5).tolist() == [2, -1], "the ring is a cat there"
-    assert rows_of(shown, make(shapes()[:0]), 0.5).tolist() == [-1, -1]
+    assert match_objects(shown, make(shapes()), 0.5).tolist() == [2, -1], "the ring is a cat there"
+    assert match_objects(shown, make(shapes()[:0]), 0.5).tolist() == [-1, -1]

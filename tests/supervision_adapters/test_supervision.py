@@ -13,7 +13,7 @@ import pytest
 import supervision as sv
 from supervision.metrics import F1Score, MeanAveragePrecision, MetricTarget
 
-from supervision_adapters import MaskTracker, to_detections
+from supervision_adapters import MaskIoUTracker, to_detections
 
 from .conftest import make, shapes
 
@@ -99,12 +99,12 @@ def moving(x: int) -> Any:
 
 def test_a_line_counts_who_crosses_it() -> None:
     line = sv.LineZone(sv.Point(32, 47), sv.Point(32, 0), minimum_crossing_threshold=1)
-    tracker = MaskTracker()
+    tracker = MaskIoUTracker()
     for x in range(0, 56, 4):
         line.trigger(tracker.update(moving(x)))
     assert (line.in_count, line.out_count) in ((1, 0), (0, 1))
     before = line.in_count + line.out_count
-    pending = MaskTracker(minimum_consecutive_frames=99)
+    pending = MaskIoUTracker(minimum_consecutive_frames=99)
     for x in range(0, 56, 4):
         line.trigger(pending.update(moving(x)))
     assert line.in_count + line.out_count == before, "what is pending is not counted"
@@ -113,7 +113,7 @@ def test_a_line_counts_who_crosses_it() -> None:
 def test_the_smoother_tears_boxes_from_masks() -> None:
     """Supervision says that it is not for segmentation; this is why we do not offer it."""
     smoother = sv.DetectionsSmoother(length=5)
-    tracker = MaskTracker()
+    tracker = MaskIoUTracker()
     for x in range(0, 24, 4):
         out = smoother.update_with_detections(tracker.update(moving(x)))
     left = sv.mask_to_xyxy(np.asarray(out.mask))[0, 0]
@@ -163,4 +163,12 @@ def test_datasets_take_them(tmp_path: Path, photo: Any) -> None:
     path = str(tmp_path / "a.png")
     data = sv.DetectionDataset(CLASSES, [path], {path: tracked("compact")})
     data.as_pascal_voc(annotations_directory_path=str(tmp_path / "voc"))
-    assert (tmp_path / "voc" / "a.xml").exists()
+    back = sv.DetectionDataset.from_pascal_voc(str(tmp_path), str(tmp_path / "voc"))
+    ((_, _, found),) = list(back)
+    # Supervision writes one object for each part of a mask, so the extents of classes are compared.
+    given = tracked("compact")
+    for name in ("cat", "dog"):
+        written = found.xyxy[[back.classes[i] == name for i in found.class_id]]
+        true = given.xyxy[given.data["class_name"] == name]
+        assert written[:, :2].min(0) == pytest.approx(true[:, :2].min(0), abs=1)
+        assert written[:, 2:].max(0) == pytest.approx(true[:, 2:].max(0), abs=1)

@@ -14,7 +14,7 @@ from PIL import Image
 from supervision_adapters import (
     AdapterError,
     ConceptDetector,
-    MaskTracker,
+    MaskIoUTracker,
     PerClassTracker,
     iter_track,
     to_detections,
@@ -42,7 +42,7 @@ def disc(x: float, size: tuple[int, int] = (48, 64), label: str = "cat", y: floa
 
 @pytest.fixture(params=["masks", "per class"])
 def tracker(request: pytest.FixtureRequest) -> Any:
-    return MaskTracker() if request.param == "masks" else PerClassTracker(MaskTracker)
+    return MaskIoUTracker() if request.param == "masks" else PerClassTracker(MaskIoUTracker)
 
 
 def test_identities_follow_and_are_never_used_again(tracker: Any) -> None:
@@ -79,7 +79,7 @@ def test_frames_without_anything(tracker: Any) -> None:
 
 
 def test_what_crosses_is_not_confused() -> None:
-    tracker = MaskTracker()
+    tracker = MaskIoUTracker()
     rng = np.random.default_rng(0)
     for step in range(30):
         order = rng.permutation(2)
@@ -101,7 +101,7 @@ def test_frames_change_their_size(tracker: Any) -> None:
 
 
 def test_pending_until_seen_often_enough() -> None:
-    tracker = MaskTracker(minimum_consecutive_frames=3)
+    tracker = MaskIoUTracker(minimum_consecutive_frames=3)
     seen = [tracker.update(disc(20 + i)).tracker_id.tolist() for i in range(4)]
     assert seen == [[-1], [-1], [0], [0]]
     assert len(tracker.tracked_objects) == 1
@@ -110,7 +110,7 @@ def test_pending_until_seen_often_enough() -> None:
 def test_weak_detections_go_on_but_do_not_begin() -> None:
     weak = disc(20)
     weak.confidence = np.array([0.2], np.float32)
-    tracker = MaskTracker(track_activation_threshold=0.5)
+    tracker = MaskIoUTracker(track_activation_threshold=0.5)
     assert tracker.update(weak).tracker_id.tolist() == [-1]
     assert tracker.update(disc(20)).tracker_id.tolist() == [0]
     assert tracker.update(weak).tracker_id.tolist() == [0]
@@ -119,7 +119,7 @@ def test_weak_detections_go_on_but_do_not_begin() -> None:
 def test_the_buffer_is_in_frames_at_thirty_a_second() -> None:
     empty = to_detections(make(shapes()[:0]))
     for rate, kept in ((30.0, 4), (60.0, 8)):
-        tracker = MaskTracker(lost_track_buffer=4, frame_rate=rate)
+        tracker = MaskIoUTracker(lost_track_buffer=4, frame_rate=rate)
         tracker.update(disc(20))
         for _ in range(kept - 1):
             tracker.update(empty)
@@ -128,14 +128,14 @@ def test_the_buffer_is_in_frames_at_thirty_a_second() -> None:
             tracker.update(empty)
         assert tracker.update(disc(20)).tracker_id.tolist() == [1]
     with pytest.raises(AdapterError, match="frame_rate more than 0"):
-        MaskTracker(frame_rate=0)
+        MaskIoUTracker(frame_rate=0)
 
 
 def test_boxes_alone_need_a_frame() -> None:
     boxes = sv.Detections(xyxy=np.array([[10, 10, 30, 30.0]]), class_id=np.array([0]))
     with pytest.raises(AdapterError, match=r"update\(detections, frame\)"):
-        MaskTracker().update(boxes)
-    tracker, frame = MaskTracker(), np.zeros((48, 64, 3), np.uint8)
+        MaskIoUTracker().update(boxes)
+    tracker, frame = MaskIoUTracker(), np.zeros((48, 64, 3), np.uint8)
     assert tracker.update(boxes, frame).tracker_id.tolist() == [0]
     boxes.xyxy += 2
     assert tracker.update(boxes).tracker_id.tolist() == [0]
@@ -158,6 +158,7 @@ def test_memory_is_flat(tracker: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_thousand_frames_of_a_stream() -> None:
     """The process itself does not grow: frames, masks and tracks are let go."""
     psutil = pytest.importorskip("psutil")
@@ -165,7 +166,7 @@ def test_two_thousand_frames_of_a_stream() -> None:
     numbers = iter(range(2000))
     stream = (np.zeros((240, 320, 3), np.uint8) for _ in range(2000))
     sizes = []
-    for index, _, _ in iter_track(stream, MaskTracker(), lambda _: found[next(numbers) % 4]):
+    for index, _, _ in iter_track(stream, MaskIoUTracker(), lambda _: found[next(numbers) % 4]):
         if index % 500 == 499:
             sizes.append(psutil.Process().memory_info().rss)
     assert sizes[-1] - sizes[0] < 4 << 20, sizes
@@ -177,7 +178,7 @@ def test_a_thousand_instances_in_a_frame() -> None:
         y, x = divmod(i, 40)
         mask[y * 4 : y * 4 + 3, x * 5 : x * 5 + 4] = True
     found = to_detections(make(masks, ["cat"] * 1000))
-    tracker = MaskTracker()
+    tracker = MaskIoUTracker()
     first = tracker.update(found).tracker_id
     assert sorted(first.tolist()) == list(range(1000))
     order = np.random.default_rng(0).permutation(1000)
@@ -217,7 +218,7 @@ def test_rows_find_back_to_their_detections() -> None:
     tracker.update(disc(10), frame)
     assert [len(m.frames) for m in made] == [2, 2], "a class without detections has frames too"
     with pytest.raises(AdapterError, match="pass its class, or a lambda"):
-        PerClassTracker(MaskTracker())
+        PerClassTracker(MaskIoUTracker())
 
 
 @pytest.mark.parametrize("name", PACKAGE)
@@ -250,10 +251,10 @@ def test_ours_is_one_of_the_package() -> None:
 
     kind = register_with_trackers()
     assert register_with_trackers() is kind
-    info = base._lookup_tracker("efficientsam3-masks")
+    info = base._lookup_tracker("efficientsam3-mask-iou")
     assert info.tracker_class is kind and "lost_track_buffer" in info.parameters
     tracker = kind(lost_track_buffer=10)
-    assert isinstance(tracker, base) and isinstance(tracker, MaskTracker)
+    assert isinstance(tracker, base) and isinstance(tracker, MaskIoUTracker)
     assert tracker.update(disc(20)).tracker_id.tolist() == [0]
     assert len(tracker.tracked_objects) == 1
     tracker.reset()
@@ -265,14 +266,14 @@ def test_ours_is_one_of_the_package() -> None:
 def test_a_stream_of_frames(tiny: Any, photo: Any, tmp_path: Path) -> None:
     detector = ConceptDetector(tiny, ["cat"], threshold=0.3, color="bgr")
     frames = [np.roll(photo, i, 1)[..., ::-1].copy() for i in range(3)]
-    out = list(iter_track(iter(frames), MaskTracker(), detector))
+    out = list(iter_track(iter(frames), MaskIoUTracker(), detector))
     assert [i for i, _, _ in out] == [0, 1, 2]
     assert all(f is g for (_, f, _), g in zip(out, frames, strict=True))
     assert out[0][2].tracker_id.tolist() == list(range(len(out[0][2])))
     for i, frame in enumerate(frames):
         Image.fromarray(frame[..., ::-1]).save(tmp_path / f"{i}.png")
     for source in (tmp_path, str(tmp_path), sorted(tmp_path.iterdir())):
-        read = list(iter_track(source, MaskTracker(), detector))
+        read = list(iter_track(source, MaskIoUTracker(), detector))
         assert np.array_equal(read[1][1], frames[1]), "read frames have the detector's order"
         assert np.array_equal(read[1][2].xyxy, out[1][2].xyxy)
 
@@ -285,5 +286,5 @@ def test_a_stream_takes_any_detector_and_tracker(photo: Any) -> None:
 
     ((_, _, out),) = iter_track([photo], Itself())
     assert len(out) == 1
-    ((_, _, out),) = iter_track([photo], MaskTracker(), lambda frame: disc(30))
+    ((_, _, out),) = iter_track([photo], MaskIoUTracker(), lambda frame: disc(30))
     assert out.tracker_id.tolist() == [0]

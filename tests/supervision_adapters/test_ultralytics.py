@@ -26,8 +26,8 @@ from supervision_adapters import (
 from supervision_adapters.ultralytics import (
     UltralyticsTracker,
     auto_annotate,
-    need,
     prompts_from_results,
+    require_ultralytics,
     segment_boxes,
     to_results,
 )
@@ -99,7 +99,7 @@ def test_boxes_of_yolo_get_masks(tiny: es3.ImageModel, photo: Any, color: Any) -
 
 def test_yolo_itself(tiny: es3.ImageModel, photo: Any) -> None:
     """Untrained, from its own configuration: its answers are the forms that real ones have."""
-    yolo = need("ultralytics").YOLO("yolo11n.yaml")
+    yolo = require_ultralytics("ultralytics").YOLO("yolo11n.yaml")
     results = yolo.predict(photo[..., ::-1].copy(), imgsz=64, conf=0.0, max_det=3, verbose=False)
     (out,) = segment_boxes(tiny, results)
     assert len(out) == len(results[0]) == 3
@@ -164,7 +164,7 @@ def pictures(tmp_path: Path, photo: Any) -> Path:
 
 def test_a_dataset_from_words(tiny: es3.ImageModel, pictures: Path, tmp_path: Path) -> None:
     (pictures / "broken.png").write_bytes(b"not a picture")
-    done = auto_annotate(pictures, ["cat", "dog"], tmp_path / "set", tiny, conf=0.3, val=0.3)
+    done = auto_annotate(pictures, ["cat", "dog"], tmp_path / "set", tiny, threshold=0.3, val=0.3)
     assert (done.images, list(done.failed)) == (4, [pictures / "broken.png"])
     data = sv.DetectionDataset.from_yolo(
         *(str(tmp_path / "set" / kind / "train") for kind in ("images", "labels")),
@@ -180,15 +180,15 @@ def test_a_dataset_from_words(tiny: es3.ImageModel, pictures: Path, tmp_path: Pa
 
 
 def test_what_it_refuses(tiny: es3.ImageModel, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="val is a share"):
+    with pytest.raises(AdapterError, match="val is a fraction"):
         auto_annotate(pictures, "cat", tmp_path / "set", tiny, val=1)
     with pytest.raises(es3.ImageError, match="there is no image or folder"):
         auto_annotate(tmp_path / "lost", "cat", tmp_path / "set", tiny)
-    with pytest.raises(AdapterError, match="different names"):
+    with pytest.raises(AdapterError, match="all different"):
         auto_annotate(pictures, [], tmp_path / "set", tiny)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
-    with pytest.raises(es3.ImageError, match="none of 1 pictures could be read"):
+    with pytest.raises(es3.ImageError, match="none of the 1 images could be read"):
         auto_annotate(broken, "cat", tmp_path / "set", tiny)
 
 
@@ -214,17 +214,17 @@ def test_a_dataset_needs_no_ultralytics(pictures: Path, tmp_path: Path) -> None:
 
 def test_it_is_never_asked_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("YOLO_AUTOINSTALL", raising=False)
-    need("ultralytics.utils")
+    require_ultralytics("ultralytics.utils")
     assert os.environ["YOLO_AUTOINSTALL"] == "false"
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(MissingPackageError, match=r"efficientsam3\[ultralytics\]"):
-        need("ultralytics")
+        require_ultralytics("ultralytics")
 
 
 @pytest.mark.slow
 def test_yolo_trains_on_it(tiny: es3.ImageModel, pictures: Path, tmp_path: Path) -> None:
     """One epoch of its own command on a dataset that was made from words."""
-    done = auto_annotate(pictures, ["cat", "dog"], tmp_path / "set", tiny, conf=0.3, val=0.3)
+    done = auto_annotate(pictures, ["cat", "dog"], tmp_path / "set", tiny, threshold=0.3, val=0.3)
     command = [
         *(sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"),
         *("segment", "train"),

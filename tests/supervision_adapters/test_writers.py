@@ -11,6 +11,8 @@ import pytest
 import supervision as sv
 from PIL import Image
 
+from efficientsam3.errors import ArgumentError
+from efficientsam3.io import rle
 from efficientsam3.types import Instances
 from supervision_adapters import AdapterError, CocoWriter, YoloWriter, to_detections, yolo_rows
 
@@ -75,13 +77,33 @@ def test_coco_of_boxes_alone_and_of_empty_masks(four: Instances) -> None:
     assert "segmentation" not in out.content()["annotations"][0]
     masks = shapes()
     masks[1] = False
-    assert out.add("b.png", to_detections(make(masks))) == 3
+    assert out.add("b.png", to_detections(make(masks), keep_empty=True)) == 3
+    assert out.left_out == 1
     with pytest.raises(AdapterError, match=r"a\.png was added before"):
         out.add("a.png", to_detections(four))
     with pytest.raises(AdapterError, match="class_names has no 'dog'"):
         CocoWriter(["cat"]).add("a.png", to_detections(four))
-    with pytest.raises(AdapterError, match="different names"):
+    with pytest.raises(AdapterError, match="all different"):
         CocoWriter(["cat", "cat"])
+
+
+def test_coco_polygons_hold_every_pixel_and_the_same_boxes(four: Instances) -> None:
+    """For tools that read nothing else: a polygon a part, with bridges to holes."""
+    by_rle, by_polygon = CocoWriter(CLASSES), CocoWriter(CLASSES, masks="polygon")
+    for out in (by_rle, by_polygon):
+        out.add("a.png", to_detections(four))
+    rows = by_polygon.content()["annotations"]
+    assert [len(row["segmentation"]) for row in rows] == [1, 1, 3, 1]
+    for row, same, mask in zip(rows, by_rle.content()["annotations"], shapes(), strict=True):
+        assert np.array_equal(
+            rle.decode(rle.from_segmentation(row["segmentation"], (48, 64))), mask
+        )
+        assert (row["bbox"], row["area"]) == (same["bbox"], same["area"])
+    for wrong in (-1, float("nan"), "2"):
+        with pytest.raises(ArgumentError, match="tolerance is a number of pixels"):
+            CocoWriter(CLASSES, masks="polygon", tolerance=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="masks is 'rle' or 'polygon'"):
+        CocoWriter(CLASSES, masks="mask")  # type: ignore[arg-type]
 
 
 # YOLO ----------------------------------------------------------------------------------------
@@ -138,6 +160,69 @@ def test_yolo_files_are_what_readers_expect(four: Instances, tmp_path: Path, pho
     assert len(masks) == 4 and np.array_equal(masks[1], shapes()[1]), "the hole is lost"
 
 
+def test_yolo_boxes_are_those_of_coco(four: Instances, tmp_path: Path, photo: Any) -> None:
+    """Without masks too: a dataset for detection."""
+    rows = yolo_rows(to_detections(four), CLASSES, task="detect")
+    coco = CocoWriter(CLASSES)
+    coco.add("a.png", to_detections(four))
+    for row, annotation in zip(rows, coco.content()["annotations"], strict=True):
+        x, y, w, h = np.array(row.split()[1:], float) * [64, 48, 64, 48]
+        assert [x - w / 2, y - h / 2, w, h] == pytest.approx(annotation["bbox"], abs=1e-3)
+    with YoloWriter(tmp_path / "boxes", CLASSES, task="detect") as out:
+        labels = out.add(photo, to_detections(four, mask_format=None))
+        out.add(photo, sv.Detections.empty())
+    assert labels.read_text().splitlines() == rows
+    with pytest.raises(AdapterError, match="task is 'segment' or 'detect'"):
+        yolo_rows(to_detections(four), CLASSES, task="boxes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 20_000)])
+def test_yolo_boxes_of_polygons_have_area_and_are_near(size: tuple[int, int]) -> None:
+    """Training drops a box without area, and with it one pixel or a thin line."""
+    height, width = size
+    mask = np.zeros((1, height + 5, width + 7), bool)
+    mask[0, 2 : 2 + height, 3 : 3 + width] = True
+    (row,) = yolo_rows(to_detections(make(mask, ["cat"])), CLASSES)
+    points = np.array(row.split()[1:], float).reshape(-1, 2) * mask.shape[:0:-1]
+    low, high = points.min(0), points.max(0)
+    assert (high - low > 0.3).all()
+    assert np.abs(np.r_[low, high] - [3, 2, 3 + width, 2 + height]).max() < 0.6
+
+
+NAMES = [
+    "\U0001f98a fox",
+    "na\u00efve",
+    "\u732b",
+    "a: b",
+    "- x",
+    "null",
+    "0",
+    '"quoted"',
+    "#c",
+    " ",
+]
+NAMES += ["tab\t", "line\nbreak", "\x7f\x85\x01", "\u2028", "\ufeff", "\\", "100 %", "{a}", "'"]
+
+
+def test_any_name_comes_back_from_data_yaml(four: Instances, tmp_path: Path, photo: Any) -> None:
+    """By every reader, also those that open the file in the system's encoding."""
+    yaml = pytest.importorskip("yaml")
+    folder = tmp_path / "set \U0001f98a: #1"
+    with YoloWriter(folder, [*CLASSES, *NAMES]) as out:
+        out.add(photo, to_detections(four), name="\U0001f98a")
+        assert out.add(photo, to_detections(four), name="A").name == "A.txt"
+        assert out.add(photo, to_detections(four), name="a").name == "a_1.txt"
+    text = (folder / "data.yaml").read_text(encoding="ascii")
+    for loader in {yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)}:
+        data = yaml.load(text, Loader=loader)
+        assert list(data["names"].values()) == [*CLASSES, *NAMES]
+        assert Path(data["path"]) == folder.resolve()
+    back = sv.DetectionDataset.from_yolo(
+        str(folder / "images/train"), str(folder / "labels/train"), str(folder / "data.yaml")
+    )
+    assert back.classes == [*CLASSES, *NAMES]
+
+
 def test_yolo_refuses_what_would_lose_something(four: Instances, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"segment_boxes\(image, detections\)"):
         yolo_rows(to_detections(four, mask_format=None), CLASSES)
@@ -147,6 +232,13 @@ def test_yolo_refuses_what_would_lose_something(four: Instances, tmp_path: Path)
     with pytest.raises(AdapterError, match="not empty"):
         YoloWriter(tmp_path, CLASSES)
     out = YoloWriter(tmp_path / "new", CLASSES)
+    with pytest.raises(AdapterError, match="masks have 64 x 48 pixels and the image has 64 x 40"):
+        out.add(np.zeros((40, 64, 3), np.uint8), to_detections(four))
+    for name in ("a/b", "..", ""):
+        with pytest.raises(AdapterError, match="name of a file"):
+            out.add(np.zeros((48, 64, 3), np.uint8), to_detections(four), name=name)
+    with pytest.raises(AdapterError, match="no text file holds"):
+        YoloWriter(tmp_path / "new", ["a", "\udcff"])
     with pytest.raises(AdapterError, match="no image was added"):
         out.close()
     with pytest.raises(AdapterError, match="split is 'train'"):

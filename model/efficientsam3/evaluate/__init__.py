@@ -1,80 +1,71 @@
-"""How good are the answers: figures for images, clips and single objects.
+"""Evaluation: metrics of concept segmentation in images and clips, and of tracking given objects.
 
 >>> from efficientsam3.evaluate import ConceptScore
 >>> score = ConceptScore()
->>> score.add(out.masks, out.scores, true_masks)
->>> score.figures()["cgF1"]
+>>> score.update(found.masks, found.scores, true_masks)
+>>> score.compute()["cgF1"]
+
+A name is imported when it is first used, so that one metric does not import all of the package.
 """
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .clips import evaluate_clips, score_clips
-    from .concept import ConceptScore, PairScore
-    from .davis import JandF, contour_accuracy, region_similarity
-    from .errors import AnnotationError, PredictionError, ResumeError
-    from .hota import HotaScore
-    from .images import evaluate_images
-    from .objects import ObjectVideo, predict_objects, read_videos, score_objects
-    from .overlap import box_iou, mask_iou, track_iou
-    from .precision import average_precision
-    from .predictions import Prediction, Predictions, read_predictions, write_results
-    from .score import Progress, Report, score_images, score_pair
-    from .truth import Pair, Target, Truth, read_truth
-    from .veval import read_clips
+from ..lazy import lazy_names
 
-_LATER = {
-    "AnnotationError": "errors",
-    "ConceptScore": "concept",
-    "HotaScore": "hota",
-    "JandF": "davis",
-    "ObjectVideo": "objects",
-    "Pair": "truth",
-    "PairScore": "concept",
-    "Prediction": "predictions",
-    "PredictionError": "errors",
-    "Predictions": "predictions",
-    "Progress": "score",
-    "Report": "score",
-    "ResumeError": "errors",
-    "Target": "truth",
-    "Truth": "truth",
-    "average_precision": "precision",
-    "box_iou": "overlap",
-    "contour_accuracy": "davis",
-    "evaluate_clips": "clips",
-    "evaluate_images": "images",
-    "mask_iou": "overlap",
-    "predict_objects": "objects",
-    "read_clips": "veval",
-    "read_predictions": "predictions",
-    "read_truth": "truth",
-    "read_videos": "objects",
-    "region_similarity": "davis",
-    "score_clips": "clips",
-    "score_images": "score",
-    "score_objects": "objects",
-    "score_pair": "score",
-    "track_iou": "overlap",
-    "write_results": "predictions",
+if TYPE_CHECKING:
+    from ..data.object_videos import ObjectVideo, read_object_videos
+    from ..data.types import ObjectAnnotation
+    from ..data.veval import read_clip_annotations
+    from ..errors import AnnotationError
+    from ..masks.overlap import box_iou, mask_iou, track_iou
+    from .clips import evaluate_clips
+    from .errors import PredictionError
+    from .ground_truth import GroundTruth, Pair, read_ground_truth
+    from .images import evaluate_images
+    from .metrics.ap import average_precision
+    from .metrics.cgf1 import ConceptScore, PairMatch
+    from .metrics.hota import HotaScore
+    from .metrics.jf import JFScore, contour_accuracy, region_similarity
+    from .objects import predict_objects, score_objects
+    from .predictions import Prediction, Predictions, read_predictions, write_coco_results
+    from .report import Progress, Report
+    from .score import score_images, score_pair
+
+_MODULES = {
+    "..data.object_videos": "ObjectVideo read_object_videos",
+    "..data.types": "ObjectAnnotation",
+    "..data.veval": "read_clip_annotations",
+    "..errors": "AnnotationError",
+    "..masks.overlap": "box_iou mask_iou track_iou",
+    ".clips": "evaluate_clips",
+    ".errors": "PredictionError",
+    ".ground_truth": "GroundTruth Pair read_ground_truth",
+    ".images": "evaluate_images",
+    ".metrics.ap": "average_precision",
+    ".metrics.cgf1": "ConceptScore PairMatch",
+    ".metrics.hota": "HotaScore",
+    ".metrics.jf": "JFScore contour_accuracy region_similarity",
+    ".objects": "predict_objects score_objects",
+    ".predictions": "Prediction Predictions read_predictions write_coco_results",
+    ".report": "Progress Report",
+    ".score": "score_images score_pair",
 }
 
 __all__ = [
     "AnnotationError",
     "ConceptScore",
+    "GroundTruth",
     "HotaScore",
-    "JandF",
+    "JFScore",
+    "ObjectAnnotation",
     "ObjectVideo",
     "Pair",
-    "PairScore",
+    "PairMatch",
     "Prediction",
     "PredictionError",
     "Predictions",
     "Progress",
     "Report",
-    "ResumeError",
-    "Target",
-    "Truth",
     "average_precision",
     "box_iou",
     "contour_accuracy",
@@ -82,30 +73,16 @@ __all__ = [
     "evaluate_images",
     "mask_iou",
     "predict_objects",
-    "read_clips",
+    "read_clip_annotations",
+    "read_ground_truth",
+    "read_object_videos",
     "read_predictions",
-    "read_truth",
-    "read_videos",
     "region_similarity",
-    "score_clips",
     "score_images",
     "score_objects",
     "score_pair",
     "track_iou",
-    "write_results",
+    "write_coco_results",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

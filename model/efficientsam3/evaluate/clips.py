@@ -1,151 +1,126 @@
-"""Evaluation on clips: predicted tracks against SA-Co/VEval's ground truth."""
+"""Evaluate predicted tracks on clips: SA-Co/VEval."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..rle import decode
-from .concept import ConceptScore
-from .davis import JandF
+from ..data.types import ClipAnnotations, ClipQuery, ClipRecord, ObjectTrack, QueryKey, Record
+from ..data.veval import read_clip_annotations
+from ..io.rle import decode
+from ..masks.overlap import box_iou, box_track_iou, track_iou
+from ..types import Array
+from .clip_predictions import is_unseen, read_clip_predictions
 from .errors import PredictionError
-from .hota import Frame, HotaScore, mask_frames
-from .overlap import box_iou, box_track_iou, track_iou
-from .records import Record
-from .score import Progress, Report
-from .veval import (
-    Clip,
-    ClipTrack,
-    ClipTruth,
-    Key,
-    clip_of,
-    read_clip_predictions,
-    read_clips,
-    unseen,
-)
-
-Array = npt.NDArray[Any]
+from .metrics.cgf1 import ConceptScore
+from .metrics.hota import FrameOverlaps, HotaScore, mask_overlaps
+from .metrics.jf import JFScore
+from .report import Progress, Report
 
 
 def evaluate_clips(
-    annotations: str | Path,
-    predictions: str | Path,
+    annotations: str | Path | ClipAnnotations,
+    predictions: str | Path | Mapping[QueryKey, list[ObjectTrack]],
     *,
     iou: str = "mask",
     threshold: float = 0.5,
-    contours: bool = False,
+    jf: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Score tracks: cgF1 by overlap in space and time, pHOTA, and J&F if asked for.
+    """Score predicted tracks: cgF1 by their overlap in space and time, pHOTA, and J&F if asked for.
 
     Args:
-        annotations: a file of SA-Co/VEval.
-        predictions: a list of {video_id, category_id, score, segmentations, bboxes, areas}.
-        iou: what overlaps, "mask" or "box".
-        threshold: tracks count that score at least this, for pHOTA more than this.
-        contours: J&F too, of objects matched as in DAVIS' unsupervised task; takes longer.
-        progress: called after each clip and phrase.
+        annotations: A file of SA-Co/VEval, or what ``read_clip_annotations`` gives.
+        predictions: A list of {video_id, category_id, score, segmentations, bboxes, areas} in a
+            JSON file, or tracks by (video_id, category_id).
+        iou: What is compared, "mask" or "box".
+        threshold: Tracks count that score at least this, for pHOTA more than this.
+        jf: Whether to compute J&F too, of objects matched as in DAVIS' unsupervised task; it takes
+            longer.
+        progress: Called after each pair of a clip and a phrase.
 
     Raises:
-        AnnotationError, PredictionError: names the file and the record.
+        AnnotationError: the annotations are wrong; the message names the record.
+        PredictionError: the predictions are wrong, and the message names the record; or ``iou`` has
+            another value.
     """
-    truth = read_clips(annotations)
-    found = read_clip_predictions(predictions, truth)
-    return score_clips(
-        truth,
-        found,
-        iou=iou,
-        threshold=threshold,
-        contours=contours,
-        progress=progress,
-        settings={"predictions": str(predictions)},
-    )
-
-
-def score_clips(
-    truth: ClipTruth,
-    found: dict[Key, list[ClipTrack]],
-    *,
-    iou: str = "mask",
-    threshold: float = 0.5,
-    contours: bool = False,
-    progress: Callable[[Progress], None] | None = None,
-    settings: Record | None = None,
-) -> Report:
-    """As ``evaluate_clips``, on what was read before."""
     if iou not in ("mask", "box"):
         raise PredictionError(f"iou is 'mask' or 'box'; got {iou!r}")
+    settings: Record = {"iou": iou, "threshold": threshold}
+    truth, predicted = annotations, predictions
+    if isinstance(truth, (str, Path)):
+        truth = read_clip_annotations(truth)
+    if isinstance(predicted, (str, Path)):
+        settings["predictions"] = str(predicted)
+        predicted = read_clip_predictions(predicted, truth)
     start = time.perf_counter()
-    concepts, hota, davis = ConceptScore(threshold), HotaScore(threshold), JandF()
-    # What is predicted for a phrase that was not asked of a clip is a negative pair too.
-    clips = list(truth.clips.values())
-    clips += [clip_of(truth.videos, truth.phrases, key) for key in found if key not in truth.clips]
-    for done, clip in enumerate(clips, 1):
-        tracks = found.get(clip.key, [])
-        kept = [track for track in tracks if track.score >= threshold]
-        concepts.add_overlaps([_overlap(kept, [t for t in clip.tracks if not t.crowd], iou)])
-        hota.add_frames(_frames([t for t in kept if t.score > threshold], clip, iou))
-        if contours and clip.tracks:
-            davis.add_matched(*(_dense(side, clip) for side in (kept, clip.tracks)))
+    concept_score, hota, jf_score = ConceptScore(threshold), HotaScore(threshold), JFScore()
+    # Predictions for a phrase that the file does not list for the clip make a negative pair.
+    queries = [truth.query(key) for key in {**truth.queries, **predicted}]
+    for done, query in enumerate(queries, 1):
+        tracks = [t for t in predicted.get(query.key, []) if t.score >= threshold]
+        targets = [t for t in query.tracks if not t.crowd]
+        concept_score.update_from_overlaps([_track_iou(tracks, targets, iou)])
+        above = [t for t in tracks if t.score > threshold]
+        hota.update_from_frames(_frame_overlaps(above, query, iou))
+        if jf and query.tracks:
+            sides = ([_DenseTrack(t, query.clip) for t in s] for s in (tracks, query.tracks))
+            jf_score.update_unsupervised(*sides)
         if progress is not None:
-            progress(Progress(done, len(clips), 0, 0, time.perf_counter() - start))
-    figures = concepts.figures() | hota.figures() | (davis.figures() if contours else {})
-    told: Record = {"annotations": [str(truth.path)], "iou": iou, "threshold": threshold}
-    told |= {"negatives_listed": truth.has_negatives} | (settings or {})
-    counts = {"clips": len(truth.videos), **concepts.counts()}
-    return Report(truth.path.stem, figures, counts, told)
+            progress(Progress(done, len(queries), 0, 0, time.perf_counter() - start))
+    metrics = concept_score.compute() | hota.compute() | (jf_score.compute() if jf else {})
+    settings |= {"annotations": [str(truth.path)], "negatives_listed": truth.lists_negatives}
+    counts = {"clips": len(truth.clips), **concept_score.counts()}
+    return Report(truth.path.stem, metrics, counts, settings)
 
 
-def _overlap(found: Sequence[ClipTrack], truth: Sequence[ClipTrack], iou: str) -> Array:
+def _track_iou(predicted: Sequence[ObjectTrack], target: Sequence[ObjectTrack], iou: str) -> Array:
     if iou == "mask":
-        return track_iou([t.masks for t in found], [t.masks for t in truth])
-    return box_track_iou(_boxes(found), _boxes(truth))
+        return track_iou([t.masks for t in predicted], [t.masks for t in target])
+    return box_track_iou(_boxes(predicted), _boxes(target))
 
 
-def _boxes(tracks: Sequence[ClipTrack]) -> Array:
-    """(N, T, 4) xyxy, all 0 where there is none."""
+def _boxes(tracks: Sequence[ObjectTrack]) -> Array:
+    """(N, T, 4) xyxy, all 0 where a track has no box."""
     if not tracks:
         return np.zeros((0, 1, 4))
     return np.array([[box or (0.0, 0.0, 0.0, 0.0) for box in t.boxes] for t in tracks])
 
 
-def _frames(found: Sequence[ClipTrack], clip: Clip, iou: str) -> Iterator[Frame]:
-    hidden = [unseen(track) for track in found]
+def _frame_overlaps(
+    predicted: Sequence[ObjectTrack], query: ClipQuery, iou: str
+) -> Iterator[FrameOverlaps]:
+    unseen = [is_unseen(track) for track in predicted]
     if iou == "mask":
         masks = [
-            [None if h else m for h, m in zip(hide, track.masks, strict=True)]
-            for hide, track in zip(hidden, found, strict=True)
+            [None if hidden else m for hidden, m in zip(of_track, track.masks, strict=True)]
+            for of_track, track in zip(unseen, predicted, strict=True)
         ]
-        yield from mask_frames(masks, [track.masks for track in clip.tracks])
+        yield from mask_overlaps(masks, [track.masks for track in query.tracks])
         return
-    guessed, true = _boxes(found), _boxes(clip.tracks)
-    for t in range(clip.length):
-        rows = [i for i, track in enumerate(clip.tracks) if track.boxes[t] is not None]
-        columns = [i for i, hide in enumerate(hidden) if not hide[t]]
+    guessed, true = _boxes(predicted), _boxes(query.tracks)
+    for t in range(query.clip.length):
+        rows = [i for i, track in enumerate(query.tracks) if track.boxes[t] is not None]
+        columns = [i for i, of_track in enumerate(unseen) if not of_track[t]]
         overlap = np.zeros((len(rows), len(columns)))
         if rows and columns:
             overlap = box_iou(true[rows, t], guessed[columns, t])
-        yield Frame(np.array(rows, int), np.array(columns, int), overlap)
+        yield FrameOverlaps(np.array(rows, int), np.array(columns, int), overlap)
 
 
-def _dense(tracks: Sequence[ClipTrack], clip: Clip) -> list[Sequence[Array]]:
-    return [_Decoded(track, clip.size) for track in tracks]
+class _DenseTrack(Sequence[Array]):
+    """The masks of a track, decoded when they are read: those of a long clip are too large."""
 
-
-class _Decoded(Sequence[Array]):
-    """The masks of a track, decoded one at a time: a long clip's do not fit in memory."""
-
-    def __init__(self, track: ClipTrack, size: tuple[int, int]) -> None:
-        self.track, self.size = track, size
+    def __init__(self, track: ObjectTrack, clip: ClipRecord) -> None:
+        self.track, self.clip = track, clip
 
     def __len__(self) -> int:
         return len(self.track.masks)
 
     def __getitem__(self, index: Any) -> Any:
         mask = self.track.masks[index]
-        return np.zeros(self.size, bool) if mask is None else decode(mask)
+        return np.zeros(self.clip.size_of(index), bool) if mask is None else decode(mask)

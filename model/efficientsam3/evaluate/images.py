@@ -1,167 +1,219 @@
-"""Evaluation on images: ask a model about every pair of a split, and score what it says."""
+"""Evaluate a model on images: predict every pair of a split, then score the predictions."""
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import ImageError
-from .ask import ask
-from .errors import AnnotationError, PredictionError
-from .journal import Journal
-from .predictions import read_predictions
-from .records import Record
-from .score import Progress, Report, check_options, score_images
-from .truth import Truth
+from ..concepts import Concepts, PhraseWarning, read_classes
+from ..errors import AnnotationError, ImageError, join_names
+from ..io.identity import content_digest, identity
+from ..io.jsonl import RunFile
+from ..io.paths import describe_unnamed
+from .errors import PredictionError
+from .ground_truth import GroundTruth
+from .model_identity import model_identity
+from .predict import predict_pairs
+from .predictions import PREDICTIONS, read_predictions
+from .report import Progress, Report
+from .score import check_settings, score_images
 
 if TYPE_CHECKING:
-    from ..image import ImageModel
+    from ..predictor import ImageModel
 
-FLOOR = 0.05
-"""Predictions are kept from this score: average precision needs more than what is shown."""
+MIN_SCORE = 0.05
+"""Default score above which predictions are kept: average precision needs the low ones too."""
 
 
 def evaluate_images(
     model: ImageModel,
-    truth: Truth,
+    truth: GroundTruth,
     images: str | Path | Sequence[str | Path],
-    journal: str | Path,
+    run_file: str | Path,
     *,
     prompt: str = "text",
     iou: str = "mask",
     threshold: float = 0.5,
-    floor: float = FLOOR,
+    min_score: float = MIN_SCORE,
     restart: bool = False,
     skip_missing: bool = False,
-    precision: bool = True,
+    ap: bool = True,
+    concepts: Concepts | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
-    """Ask ``model`` about every pair, then score its answers.
+    """Predict every pair of a split with a model, and score the predictions.
 
-    Each picture is encoded once, and its phrases are asked together. Answers go to ``journal`` at
-    once; a run that was stopped goes on there, and gives the same figures.
+    Each image is encoded once for all its phrases. Its predictions are written to ``run_file`` at
+    once; a stopped run continues there and gives the same metrics. Images that have changed are
+    predicted again; where the model, the annotations, ``prompt`` or ``min_score`` differ from those
+    of the earlier run, all are, and a warning is logged.
 
     Args:
-        images: the folder of the pictures, or several that are searched in order.
-        journal: a .jsonl file.
-        prompt: a key of ``PROMPTS``. iou, threshold, precision: see ``score_images``.
-        floor: predictions that score more than this are kept.
-        restart: forget what an earlier run did.
-        skip_missing: leave out pictures that are missing or cannot be read, and report them.
-        progress: called after each picture.
+        model: The model.
+        truth: The split.
+        images: The folder of the images, or several that are searched in order.
+        run_file: The file of predictions; its name ends in .jsonl.
+        prompt: "text": the phrase. "exemplar": the box of the largest instance. "box": the box of
+            each instance, to the interactive head.
+        iou: What is compared, "mask" or "box".
+        threshold: Predictions count that score at least this; not for average precision.
+        min_score: Predictions are kept that score more than this, at most ``threshold``.
+        restart: Predict all images again.
+        skip_missing: Leave out images that are missing or cannot be read, and report them.
+        ap: Whether to compute COCO's average precision.
+        concepts: With prompt "text": a mapping from phrases of the split, such as categories, to
+            the phrases that the model is asked instead.
+        progress: Called after each image.
 
     Raises:
-        AnnotationError, ImageError, ResumeError: the message says the way out.
+        AnnotationError: images are missing.
+        ImageError: an image cannot be read.
+        MissingAbilityError: the model cannot be prompted in this way.
+        PredictionError: a setting is wrong, or the model has no masks to compare.
+        RunFileError: ``run_file`` is another file.
     """
-    check_options(prompt, iou, threshold, floor)
-    _need_abilities(model, prompt, iou)
-    groups = truth.pictures
-    files = find_pictures(truth, images, skip_missing=skip_missing)
+    check_settings(prompt, iou, threshold, min_score)
+    _check_abilities(model, prompt, iou)
+    classes = None if concepts is None else check_concepts(concepts, truth, prompt)
+    pairs = truth.images
+    files = find_image_files(truth, images, skip_missing=skip_missing)
+    identities = {name: identity(files[name]) if name in files else None for name in pairs}
+    asked = {
+        **model_identity(model),
+        "prompt": prompt,
+        "min_score": min_score,
+        "annotations": content_digest(truth.paths),
+        "negatives": truth.negatives,
+        "concepts": classes,
+    }
     start, failed = time.perf_counter(), 0
-    with Journal(journal, run_identity(model, truth, prompt, floor), restart=restart) as book:
-        before = sum(picture in book.done for picture in groups)
-        done = before
-        for picture, pairs in groups.items():
-            if picture in book.done:
-                continue
-            file = files.get(picture)
+    with RunFile(run_file, PREDICTIONS, asked, restart=restart) as run, warnings.catch_warnings():
+        # Phrases of a split are not what a user types.
+        warnings.simplefilter("ignore", PhraseWarning)
+        pending = run.pending(identities)
+        before = len(pairs) - len(pending)
+        for done, name in enumerate(pending, before + 1):
             try:
-                if file is None:
-                    raise ImageError(f"there is no picture {picture} in {_listed(images)}")
-                book.add(picture, ask(model, file, pairs, prompt, floor))
+                if name not in files:
+                    raise ImageError(f"there is no image {name} in {_listed(images)}")
+                found = predict_pairs(model, files[name], pairs[name], prompt, min_score, classes)
+                run.add(name, found, identity=identities[name])
             except ImageError as error:
                 if not skip_missing:
-                    record = f"image id {pairs[0].key[0]!r} of {truth.paths[0]}"
+                    record = f"image id {pairs[name][0].key[0]!r} of {truth.paths[0]}"
                     raise ImageError(f"{record}: {error}") from error
-                book.fail(picture, str(error))
+                run.fail(name, str(error), identity=identities[name])
                 failed += 1
-            done += 1
             if progress is not None:
-                progress(Progress(done, len(groups), before, failed, time.perf_counter() - start))
+                progress(Progress(done, len(pairs), before, failed, time.perf_counter() - start))
     return score_images(
         truth,
-        read_predictions(journal, truth),
+        read_predictions(run_file, truth),
         prompt=prompt,
         iou=iou,
         threshold=threshold,
-        precision=precision,
-        settings={"model": model.name, "floor": floor},
+        ap=ap,
+        settings={"model": model.name, "min_score": min_score},
     )
 
 
-def find_pictures(
-    truth: Truth, images: str | Path | Sequence[str | Path], *, skip_missing: bool = False
+def find_image_files(
+    truth: GroundTruth, images: str | Path | Sequence[str | Path], *, skip_missing: bool = False
 ) -> dict[str, Path]:
-    """Where the pictures are: by the file's path below a folder, or its bare name there.
+    """Find the images of a split, by their path below a folder or their bare name in it.
+
+    Args:
+        truth: The split.
+        images: The folder of the images, or several that are searched in order.
+        skip_missing: Whether images may be missing, if not all are.
+
+    Returns:
+        The file of each image by its name in the annotations.
 
     Raises:
-        AnnotationError: a folder or pictures are missing; names some, and their records.
+        AnnotationError: a folder or images are missing; the message names some.
     """
-    folders = [Path(f) for f in ([images] if isinstance(images, (str, Path)) else images)]
+    folders = _folders(images)
     for folder in folders:
         if not folder.is_dir():
             raise AnnotationError(f"there is no folder of images at {folder}")
-    out, missing = {}, []
-    for picture, pairs in truth.pictures.items():
-        places = [place for f in folders for place in (f / picture, f / Path(picture).name)]
-        file = next((place for place in places if place.is_file()), None)
+    found, missing = {}, []
+    for name, pairs in truth.images.items():
+        places = [place for f in folders for place in (f / name, f / Path(name).name)]
+        file = next((place for place in places if os.path.isfile(place)), None)
         if file is not None:
-            out[picture] = file
+            found[name] = file
         else:
-            missing.append(f"{picture} (image id {pairs[0].key[0]!r})")
-    if missing and (not skip_missing or not out):
-        total = len(truth.pictures)
+            missing.append(f"{name} (image id {pairs[0].key[0]!r})")
+    if missing and (not skip_missing or not found):
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise AnnotationError(
-            f"{len(missing)} of {total} pictures of {truth.paths[0]} are not in "
+            f"{len(missing)} of {len(truth.images)} images of {truth.paths[0]} are not in "
             f"{_listed(images)}: {listed}. Name the right folder, or leave them out "
             "(--skip-missing, skip_missing=True)"
         )
-    return out
+    return found
+
+
+def describe_passed_over(images: str | Path | Sequence[str | Path], found: Iterable[Path]) -> str:
+    """Count the files of the folders of images that a split does not name, by suffix.
+
+    Args:
+        images: The folder of the images, or several.
+        found: The images of the split, as ``find_image_files`` gives them.
+
+    Returns:
+        One sentence; "" where there are none.
+    """
+    return describe_unnamed(_folders(images), found)
+
+
+def _folders(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(f) for f in ([images] if isinstance(images, (str, Path)) else images)]
+
+
+def check_concepts(
+    concepts: Concepts, truth: GroundTruth, prompt: str = "text"
+) -> dict[str, list[str]]:
+    """Check a mapping from phrases of a split to the phrases that a model is asked instead.
+
+    Args:
+        concepts: The mapping.
+        truth: The split.
+        prompt: How the model is prompted.
+
+    Returns:
+        The mapping, normalized.
+
+    Raises:
+        PredictionError: The model is not prompted by text, or the split has no such phrase.
+        PromptError: A phrase is wrong.
+    """
+    if prompt != "text":
+        raise PredictionError(f"concepts are asked with prompt 'text'; got prompt {prompt!r}")
+    classes = read_classes(concepts) or {}
+    known = {pair.phrase for pair in truth.pairs}
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise PredictionError(
+            f"{truth.paths[0]} does not ask for {join_names(unknown)}; it asks for "
+            f"{join_names(sorted(known), 8)}. A mapping has the form {{category: [phrases]}}"
+        )
+    return classes
 
 
 def _listed(images: str | Path | Sequence[str | Path]) -> str:
     return str(images) if isinstance(images, (str, Path)) else " or ".join(map(str, images))
 
 
-def _need_abilities(model: ImageModel, prompt: str, iou: str) -> None:
-    """Say before hours of work what the model cannot do."""
-    needed = {"text": "concepts", "exemplar": "exemplars", "box": "interactive"}[prompt]
-    if needed not in model.abilities:
-        model.require(needed)
+def _check_abilities(model: ImageModel, prompt: str, iou: str) -> None:
+    """Raise before hours of work what the model cannot do."""
+    model.require({"text": "concepts", "exemplar": "exemplars", "box": "interactive"}[prompt])
     if iou == "mask" and prompt != "box" and "masks" not in model.abilities:
         raise PredictionError(
             f"{model.name} has no mask head; compare boxes instead (--iou box, iou='box')"
         )
-
-
-def run_identity(model: ImageModel, truth: Truth, prompt: str, floor: float) -> Record:
-    """What answers depend on, as plain values: a run goes on only where all is the same."""
-    return {
-        "efficientsam3": __version__,
-        "model": model.name,
-        "weights": weights_digest(model),
-        "context": model.config.context,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "speed": model.speed,
-        "prompt": prompt,
-        "floor": floor,
-        "annotations": truth.digest(),
-        "negatives": truth.negatives,
-    }
-
-
-def weights_digest(model: ImageModel) -> str:
-    """What tells whether weights are the same: of each tensor its shape and some of its values."""
-    import torch
-
-    out = hashlib.sha256()
-    for name, tensor in sorted(model.net.state_dict().items()):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 1024)].to("cpu", torch.float32)
-        out.update(f"{name} {tuple(tensor.shape)}".encode() + some.numpy().tobytes())
-    return out.hexdigest()

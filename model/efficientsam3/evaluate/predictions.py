@@ -1,4 +1,4 @@
-"""Files of predictions: COCO's result lists, and the journals of our own runs."""
+"""Files of predictions: COCO's result lists, and run files of ``evaluate_images``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from ..lines import SUFFIX
-from ..rle import box_of, encode
+from ..data.json_records import RecordTable, read_json
+from ..data.types import Box, ObjectAnnotation, QueryKey, Record
+from ..io.atomic import replacing
+from ..io.jsonl import DAMAGED_LINE, SUFFIX, read_head, read_records
+from ..io.rle import box_of, encode
+from ..types import Array
 from .errors import PredictionError
-from .journal import read_identity, read_journal
-from .records import Box, Record, Table, read_json
-from .truth import Key, Truth
+from .ground_truth import GroundTruth, Pair
 
-Array = npt.NDArray[Any]
+PREDICTIONS = "predictions"
+"""The kind of run files that hold predictions."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prediction:
     """One predicted instance.
 
-    box: x0, y0, x1, y1 in pixels. mask: compressed run lengths. target: which of the pair's
-    instances was pointed at, where one was.
+    Attributes:
+        box: (x0, y0, x1, y1) in pixels, or None if only the mask is known.
+        mask: Compressed run lengths, or None if only the box is known.
+        score: In [0, 1].
+        target: Index of the pair's instance whose box was the prompt, if one was.
     """
 
     box: Box | None
@@ -34,14 +38,19 @@ class Prediction:
     target: int | None = None
 
     @classmethod
-    def of(cls, mask: Array, score: float) -> Prediction:
-        """By its mask, (H, W) bool."""
+    def from_mask(cls, mask: Array, score: float) -> Prediction:
+        """Make a prediction of a mask.
+
+        Args:
+            mask: (H, W) bool.
+            score: In [0, 1].
+        """
         rle, box = encode(mask)
         return cls(box, rle, float(score))
 
     @property
     def corners(self) -> Box:
-        """Its box, or its mask's."""
+        """The box, or that of the mask: (x0, y0, x1, y1) in pixels."""
         return self.box if self.box is not None else box_of(self.mask or {})
 
 
@@ -49,115 +58,149 @@ class Prediction:
 class Predictions:
     """Predictions for a split.
 
-    by_pair: by (image_id, category_id). failed: why a picture has none, by picture. path: of
-    the file that they come from. prompt: what they were asked by, where that is known.
+    Attributes:
+        by_pair: Predictions by (image_id, category_id).
+        failed: Why an image has none, by the image's name.
+        path: The file that they come from.
+        prompt: How the model was prompted, if it is known.
     """
 
-    by_pair: Mapping[Key, Sequence[Prediction]]
+    by_pair: Mapping[QueryKey, Sequence[Prediction]]
     failed: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
     prompt: str | None = None
 
 
-def read_predictions(path: str | Path, truth: Truth) -> Predictions:
-    """Read predictions for a split, of either kind of file.
+def read_predictions(path: str | Path, truth: GroundTruth) -> Predictions:
+    """Read predictions for a split.
+
+    Args:
+        path: COCO's result list (.json), or a run file of ``evaluate_images`` (.jsonl).
+        truth: The split.
 
     Raises:
-        PredictionError: names the file and the record.
+        PredictionError: a record is wrong or does not belong to the split, or images are missing.
+        RunFileError: the .jsonl file is not one of predictions.
     """
     path = Path(path)
     failed: dict[str, str] = {}
     prompt = None
     if path.suffix == SUFFIX:
-        prompt = read_identity(path).get("prompt")
-        entries = {entry.picture: entry for entry in read_journal(path)}  # the last one counts
-        pictures = truth.pictures
-        missing = sum(picture not in entries for picture in pictures)
+        prompt = read_head(path, PREDICTIONS)["asked"].get("prompt")
+        records = _last_records(path)
+        images = truth.images
+        missing = sum(name not in records for name in images)
         if missing:
             raise PredictionError(
-                f"{path} has {len(pictures) - missing} of {len(pictures)} pictures: the run that "
-                "wrote it was stopped, or was of fewer. Run it again to go on"
+                f"{path} has {len(images) - missing} of {len(images)} images: the run that wrote "
+                "it was stopped, or was of fewer images. Run it again to continue"
             )
-        failed = {e.picture: e.failed for e in entries.values() if e.failed}
-        rows = [row for e in entries.values() for row in e.predictions]
-        table = Table(path, "predictions", rows, PredictionError)
+        failed = {name: r["failed"] for name, r in records.items() if "failed" in r}
+        rows = _rows(path, records)
     else:
-        table = _results(path)
+        rows = read_json(path, PredictionError)
+        if not isinstance(rows, list):
+            raise PredictionError(
+                f"{path} is not a list of predictions: COCO's result format is a list of "
+                "{image_id, category_id, segmentation, score}"
+            )
+    table = RecordTable(path, "predictions", rows, PredictionError)
     return Predictions(_by_pair(table, truth), failed, path, prompt)
 
 
-def _results(path: Path) -> Table:
-    content = read_json(path, PredictionError)
-    if not isinstance(content, list):
-        raise PredictionError(
-            f"{path} is no list of predictions: COCO's result format is a list of "
-            "{image_id, category_id, segmentation, score}"
-        )
-    return Table(path, "predictions", content, PredictionError)
-
-
-def _by_pair(table: Table, truth: Truth) -> dict[Key, list[Prediction]]:
-    table.need(("image_id", "score") if truth.layout == "saco" else _COCO_KEYS)
+def _by_pair(table: RecordTable, truth: GroundTruth) -> dict[QueryKey, list[Prediction]]:
+    keys = ("image_id", "score") + (() if truth.layout == "saco" else ("category_id",))
+    table.require(keys)
     sizes = {pair.key: pair.size for pair in truth.pairs}
     images = {image for image, _ in sizes}
-    scaled = _scaled(table)
-    out: dict[Key, list[Prediction]] = {}
+    relative = table.boxes_are_relative()
+    out: dict[QueryKey, list[Prediction]] = {}
     for index, row in enumerate(table.rows):
         category = next(iter(truth.categories)) if truth.layout == "saco" else row["category_id"]
+        image = row["image_id"]
         try:
-            size = sizes.get((row["image_id"], category))
-            known = row["image_id"] in images, category in truth.categories
+            size = sizes.get((image, category))
+            known_image, known_category = image in images, category in truth.categories
         except TypeError as error:  # a list, or an object
             raise table.wrong(index, "has an image_id or category_id that is no id") from error
-        if size is None:
-            if not known[0] and truth.complete:
-                image = row["image_id"]
-                raise table.wrong(index, f"has image_id {image!r}, which {truth.paths[0]} has not")
-            if not known[1]:
-                raise table.wrong(
-                    index, f"has category_id {category!r}, which {truth.paths[0]} has not"
-                )
-            continue  # nobody knows whether it is there, or it is beyond the limit
-        out.setdefault((row["image_id"], category), []).append(
-            _prediction(table, index, size, scaled)
-        )
+        if size is not None:
+            prediction = _prediction(table, index, size, relative)
+            out.setdefault((image, category), []).append(prediction)
+        elif not known_image and truth.complete:
+            raise table.wrong(index, f"has image_id {image!r}, which {truth.paths[0]} has not")
+        elif not known_category:
+            raise table.wrong(
+                index, f"has category_id {category!r}, which {truth.paths[0]} has not"
+            )
+        # Others are of pairs that are not annotated, or of images beyond the limit.
     return out
 
 
-_COCO_KEYS = ("image_id", "category_id", "score")
-
-
-def _prediction(table: Table, index: int, size: tuple[int, int], scaled: bool) -> Prediction:
+def _prediction(
+    table: RecordTable, index: int, size: tuple[int, int], relative: bool
+) -> Prediction:
     row, mask, box = table.rows[index], None, None
     if row.get("segmentation") is not None:
         mask = table.mask(index, row["segmentation"], size, "segmentation")
     if row.get("bbox") is not None:
-        x0, y0, x1, y1 = table.box(index, row["bbox"])
-        wide, high = (size[1], size[0]) if scaled else (1, 1)
-        box = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+        box = table.box_in_pixels(index, size, relative)
     if mask is None and box is None:
         raise table.wrong(index, "has neither 'segmentation' nor 'bbox'")
     return Prediction(box, mask, table.score(index), row.get("target"))
 
 
-def _scaled(table: Table) -> bool:
-    """Whether boxes are parts of the picture, as in SA-Co's ground truth, not pixels."""
-    boxes = [row["bbox"] for row in table.rows if isinstance(row.get("bbox"), list)]
-    return bool(boxes) and all(
-        isinstance(v, (int, float)) and v <= 1.001 for box in boxes for v in box
-    )
+def require_mask(instance: Prediction | ObjectAnnotation, pair: Pair) -> Record:
+    """The mask of an instance that is compared by its mask.
+
+    Args:
+        instance: A prediction, or an annotated instance.
+        pair: The pair that it belongs to, for the message.
+
+    Raises:
+        PredictionError: It has a box alone.
+    """
+    if instance.mask is None:
+        kind = "prediction" if isinstance(instance, Prediction) else "instance"
+        raise PredictionError(
+            f"{'a' if kind == 'prediction' else 'an'} {kind} of {pair.phrase!r} in {pair.file} "
+            f"(image id {pair.key[0]!r}) has a box and no mask; compare boxes instead (--iou box, "
+            "iou='box')"
+        )
+    return instance.mask
 
 
-def write_results(path: str | Path, journal: str | Path) -> int:
-    """Write COCO's result list of a journal, for other tools; gives its length."""
-    from ..weights import replacing
+def write_coco_results(path: str | Path, run_file: str | Path) -> int:
+    """Write the predictions of a run file as COCO's result list, for other tools.
 
-    rows = _last(Path(journal))
+    Args:
+        path: The .json file to write.
+        run_file: The .jsonl file of predictions.
+
+    Returns:
+        The number of predictions.
+    """
+    rows = _rows(Path(run_file), _last_records(run_file))
     with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[" + ",\n".join(json.dumps(row) for row in rows) + "]\n")
     return len(rows)
 
 
-def _last(journal: Path) -> list[dict[str, Any]]:
-    entries = {entry.picture: entry for entry in read_journal(journal)}
-    return [row for entry in entries.values() for row in entry.predictions]
+def _rows(path: Path, records: Mapping[str, Record]) -> list[Any]:
+    """The predictions of all images."""
+    rows: list[Any] = []
+    for name, record in records.items():
+        found = record.get("result", [])
+        if not isinstance(found, list):
+            raise PredictionError(f"{path}: the predictions of {name} are damaged: {DAMAGED_LINE}")
+        rows += found
+    return rows
+
+
+def _last_records(path: str | Path) -> dict[str, Record]:
+    """The last record of each image."""
+    out: dict[str, Record] = {}
+    for record in read_records(path, PREDICTIONS):
+        if "input" not in record:
+            raise PredictionError(f"{path} has a record that is of no image. {DAMAGED_LINE}")
+        out[record["input"]] = record
+    return out

@@ -4,121 +4,76 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
-from .ask import PROMPTS, promptable
-from .concept import ConceptScore, PairScore
+from ..data.types import Record
+from ..masks.overlap import box_iou, mask_iou
 from .errors import PredictionError
-from .overlap import box_iou, mask_iou
-from .precision import average_precision
-from .predictions import Prediction, Predictions
-from .records import Record
-from .truth import Pair, Target, Truth
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What came out.
-
-    Attributes:
-        name: of the split. figures: 0 to 100, but IL_MCC -1 to 1; NaN where not defined.
-        counts: pairs, instances, ... settings: how they came about.
-        failed: pictures that were left out, and why.
-    """
-
-    name: str
-    figures: dict[str, float]
-    counts: dict[str, int]
-    settings: Record = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> Record:
-        """Everything as JSON has it, figures by their names first; None where not defined."""
-        figures = {k: None if math.isnan(v) else v for k, v in self.figures.items()}
-        return figures | {
-            "name": self.name,
-            "counts": self.counts,
-            "settings": self.settings,
-            "failed": self.failed,
-        }
-
-
-class Progress(NamedTuple):
-    """How far a run is, in pictures, or clips and phrases.
-
-    before: what an earlier run did. seconds: since this one began.
-    """
-
-    done: int
-    total: int
-    before: int
-    failed: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Done a second by this run; 0 before the first."""
-        new = self.done - self.before
-        return new / self.seconds if new and self.seconds > 0 else 0.0
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left; infinite before the first is done."""
-        return (self.total - self.done) / self.rate if self.rate else math.inf
+from .ground_truth import GroundTruth, Pair
+from .metrics.ap import average_precision
+from .metrics.cgf1 import ConceptScore, PairMatch
+from .predict import PROMPTS, is_promptable
+from .predictions import Prediction, Predictions, require_mask
+from .report import Report
 
 
 def score_images(
-    truth: Truth,
+    truth: GroundTruth,
     predictions: Predictions,
     *,
     prompt: str = "text",
     iou: str = "mask",
     threshold: float = 0.5,
-    precision: bool = True,
+    ap: bool = True,
     settings: Record | None = None,
 ) -> Report:
     """Score predictions for a split.
 
     Args:
-        prompt: "box" compares each prediction with the instance that was pointed at: mIoU.
-        iou: what overlaps, "mask" or "box".
-        threshold: predictions count that score at least this; not for average precision.
-        precision: whether to work out COCO's average precision too.
+        truth: The split.
+        predictions: From ``read_predictions``.
+        prompt: How the model was prompted. "box" compares each prediction with the instance whose
+            box was shown: mIoU, as upstream's EfficientSAM3 evaluates on COCO.
+        iou: What is compared, "mask" or "box".
+        threshold: Predictions count that score at least this; not for average precision.
+        ap: Whether to compute COCO's average precision.
+        settings: More values for the report's settings.
+
+    Raises:
+        PredictionError: a setting is wrong, or predictions were made by another prompt or lack
+            masks.
     """
-    check_options(prompt, iou, threshold)
+    check_settings(prompt, iou, threshold)
     if predictions.prompt not in (None, prompt):
         raise PredictionError(
-            f"{predictions.path} holds answers to the prompt {predictions.prompt!r}, not to "
+            f"{predictions.path} holds predictions by the prompt {predictions.prompt!r}, not by "
             f"{prompt!r}: score it with --prompt {predictions.prompt}"
         )
     pairs = [pair for pair in truth.pairs if pair.file not in predictions.failed]
     if not pairs:
-        raise PredictionError("no picture of this split could be read; see failed")
-    told = {
+        raise PredictionError("no image of this split could be read; see failed")
+    used = {
         "annotations": [str(path) for path in truth.paths],
         "predictions": str(predictions.path or ""),
-        "annotators": len(pairs[0].truths),
+        "annotators": len(pairs[0].annotators),
         "prompt": prompt,
         "iou": iou,
         "threshold": threshold,
         **(settings or {}),
     }
     if prompt == "box":
-        figures, counts = _score_boxes(pairs, predictions)
+        metrics, counts = _score_boxes(pairs, predictions)
     else:
         if prompt == "exemplar":
-            pairs = [p for p in pairs if any(promptable(t, p) for t in p.targets)]
-        figures, counts = _score_concepts(pairs, predictions, iou, threshold)
-        if precision:
-            asked = replace(truth, pairs=tuple(pairs))
-            figures |= average_precision(asked, predictions.by_pair, iou)
-    pictures = len({pair.file for pair in pairs})
-    return Report(
-        truth.name, figures, {"pictures": pictures, **counts}, told, dict(predictions.failed)
-    )
+            pairs = [p for p in pairs if any(is_promptable(t, p) for t in p.targets)]
+        metrics, counts = _score_concepts(pairs, predictions, iou, threshold)
+        if ap:
+            scored = replace(truth, pairs=tuple(pairs))
+            metrics |= average_precision(scored, predictions.by_pair, iou)
+    counts = {"images": len({pair.file for pair in pairs}), **counts}
+    return Report(truth.name, metrics, counts, used, dict(predictions.failed))
 
 
 def _score_concepts(
@@ -130,61 +85,79 @@ def _score_concepts(
             left_out += 1
             continue
         score_pair(score, pair, predictions.by_pair.get(pair.key, ()), iou)
-    return score.figures(), {**score.counts(), "pairs_left_out": left_out}
+    return score.compute(), {**score.counts(), "pairs_left_out": left_out}
 
 
 def score_pair(
     score: ConceptScore, pair: Pair, predictions: Sequence[Prediction], iou: str = "mask"
-) -> PairScore:
-    """Add the predictions for one pair; gives the pair's own score."""
+) -> PairMatch:
+    """Add the predictions for one pair to a score.
+
+    Args:
+        score: The score to add to; its threshold selects predictions.
+        pair: The pair.
+        predictions: Predictions for this pair.
+        iou: What is compared, "mask" or "box".
+
+    Returns:
+        The match of this pair.
+
+    Raises:
+        PredictionError: a prediction or an instance has no mask.
+    """
     kept = [p for p in predictions if p.score >= score.threshold]
-    truths = [[t for t in targets if not t.crowd] for targets in pair.truths]
+    annotators = [[t for t in targets if not t.crowd] for targets in pair.annotators]
     if iou == "box":
         boxes = np.array([p.corners for p in kept]).reshape(-1, 4)
-        return score.add_overlaps(
-            box_iou(boxes, np.array([t.box for t in targets]).reshape(-1, 4)) for targets in truths
+        return score.update_from_overlaps(
+            box_iou(boxes, np.array([t.box for t in targets]).reshape(-1, 4))
+            for targets in annotators
         )
-    masks = [_mask(p, pair, "prediction") for p in kept]
-    return score.add_overlaps(
-        mask_iou(masks, [_mask(t, pair, "instance") for t in targets]) for targets in truths
+    masks = [require_mask(p, pair) for p in kept]
+    return score.update_from_overlaps(
+        mask_iou(masks, [require_mask(t, pair) for t in targets]) for targets in annotators
     )
-
-
-def _mask(shape: Prediction | Target, pair: Pair, kind: str) -> Record:
-    if shape.mask is None:
-        raise PredictionError(
-            f"a {kind} of {pair.phrase!r} in {pair.file} (image id {pair.key[0]!r}) has a box and "
-            "no mask; compare boxes instead (--iou box, iou='box')"
-        )
-    return shape.mask
 
 
 def _score_boxes(
     pairs: list[Pair], predictions: Predictions
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Mean IoU of the masks of instances whose boxes were shown, as upstream's COCO mIoU."""
-    overlaps = []
+    """Mean IoU of the masks of instances whose boxes were shown; a missing mask counts 0.
+
+    EfficientSAM3's COCO mIoU (upstream's ``eval/eval_coco.py``).
+    """
+    ious = []
     for pair in pairs:
         found = {p.target: p for p in predictions.by_pair.get(pair.key, ())}
         for i, target in enumerate(pair.targets):
             if target.crowd:
                 continue
-            mask = _mask(target, pair, "instance")
+            mask = require_mask(target, pair)
             guess = found.get(i)
-            overlaps.append(
-                float(mask_iou([_mask(guess, pair, "prediction")], [mask])[0, 0]) if guess else 0.0
+            ious.append(
+                float(mask_iou([require_mask(guess, pair)], [mask])[0, 0]) if guess else 0.0
             )
-    mean = 100 * float(np.mean(overlaps)) if overlaps else math.nan
-    return {"mIoU": mean}, {"instances": len(overlaps)}
+    mean = 100 * float(np.mean(ious)) if ious else math.nan
+    return {"mIoU": mean}, {"instances": len(ious)}
 
 
-def check_options(prompt: str, iou: str, threshold: float, floor: float = 0) -> None:
-    """Refuse settings that mean nothing."""
+def check_settings(prompt: str, iou: str, threshold: float, min_score: float = 0) -> None:
+    """Check settings of an evaluation.
+
+    Args:
+        prompt: A key of ``PROMPTS``.
+        iou: "mask" or "box".
+        threshold: In [0, 1].
+        min_score: In [0, ``threshold``].
+
+    Raises:
+        PredictionError: a setting has another value.
+    """
     if prompt not in PROMPTS:
         raise PredictionError(f"prompt is {' or '.join(map(repr, PROMPTS))}; got {prompt!r}")
     if iou not in ("mask", "box"):
         raise PredictionError(f"iou is 'mask' or 'box'; got {iou!r}")
-    if not 0 <= floor <= threshold <= 1:
+    if not 0 <= min_score <= threshold <= 1:
         raise PredictionError(
-            f"0 <= floor <= threshold <= 1; got floor {floor} and threshold {threshold}"
+            f"0 <= min_score <= threshold <= 1; got min_score {min_score} and threshold {threshold}"
         )

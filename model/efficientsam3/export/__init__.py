@@ -2,24 +2,19 @@
 
 from typing import TYPE_CHECKING
 
+from ..lazy import lazy_names
+
 if TYPE_CHECKING:
-    from .clicks import ClickFiles, ExportError, export_clicks
+    from .clicks import ClickFiles, export_clicks
+    from .errors import ExportError
+    from .folder import export_model
 
-_LATER = {"ClickFiles": "clicks", "ExportError": "clicks", "export_clicks": "clicks"}
+_MODULES = {
+    ".clicks": "ClickFiles export_clicks",
+    ".errors": "ExportError",
+    ".folder": "export_model",
+}
 
-__all__ = ["ClickFiles", "ExportError", "export_clicks"]
+__all__ = ["ClickFiles", "ExportError", "export_clicks", "export_model"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

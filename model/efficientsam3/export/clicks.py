@@ -8,9 +8,7 @@ normalised as for ImageNet, and resizes and normalises them anew; masks leave wi
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EfficientSam3Error
-from ..image import ImageModel
+from ..io.atomic import replacing
 from ..nn.detector import Detector, fold
-from ..nn.interactive import NOT_A_POINT, InteractiveFeatures
+from ..nn.interactive import InteractiveFeatures
+from ..predictor import ImageModel
+from ..types import NOT_A_POINT
+from .errors import ExportError
+from .onnx_files import OPSET, quiet
 
 SIDE, MASK_SIDE = 1024, 256
 """Pixels a side of the encoder's input, and cells a side of the masks."""
@@ -32,26 +33,24 @@ ENCODER, DECODER = "encoder.with_runtime_opt.ort", "decoder.onnx"
 """What FiftyOne's App asks for. Both hold ONNX, whatever the first one's ending says: runtimes
 look at the content."""
 
-OPSET = 18
-
-
-class ExportError(EfficientSam3Error, RuntimeError):
-    """A model that cannot be written as asked."""
-
 
 class ClickFiles(NamedTuple):
-    """Where the two files are."""
+    """The two files of an exported interactive head."""
 
     encoder: Path
+    """The ONNX file that encodes an image."""
     decoder: Path
+    """The ONNX file that decodes clicks."""
 
 
 class ClickEncoder(nn.Module):
-    """An image -> what the head knows of it.
+    """Encodes an image for the interactive head.
 
     Args:
-        net: in inference form, float32.
-        resolution, mean, std: of the model's own input.
+        net: The network in inference form, float32.
+        resolution: Pixels a side of the network's input.
+        mean: Mean of the network's normalization, on values in [0, 1].
+        std: Standard deviation of the network's normalization.
     """
 
     def __init__(self, net: Detector, resolution: int, mean: float, std: float) -> None:
@@ -61,8 +60,8 @@ class ClickEncoder(nn.Module):
         given_std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
         self.register_buffer("scale", given_std / std)
         self.register_buffer("shift", (given_mean - mean) / std)
-        # Resizing is linear in rows and in columns. As a matrix it needs no operator that some
-        # runtimes lack, and it is torch's own resizing, with its filter against aliasing.
+        # Resizing is linear in rows and in columns. As a matrix product it equals torch's
+        # antialiased resizing and needs no operator that some runtimes lack.
         rows = F.interpolate(
             torch.eye(SIDE)[None, None],
             (resolution, SIDE),
@@ -76,7 +75,14 @@ class ClickEncoder(nn.Module):
         self.rows: Tensor
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(1, 3, 1024, 1024) normalised as for ImageNet -> coarse, fine and middle features."""
+        """Encode an image.
+
+        Args:
+            image: (1, 3, 1024, 1024), normalized with ImageNet's mean and standard deviation.
+
+        Returns:
+            Coarse, fine and middle features.
+        """
         small = self.rows @ (image * self.scale + self.shift) @ self.rows.T
         frame = self.net.read_frame(self.net.part("trunk")(small))
         features = self.net.part("interactive").without_memory(frame)
@@ -84,10 +90,14 @@ class ClickEncoder(nn.Module):
 
 
 class ClickDecoder(nn.Module):
-    """Features and clicks -> masks.
+    """Decodes clicks to masks.
 
-    All four of the head's masks leave, the single one first. A lone click is ambiguous: for it the
-    single mask's quality is -1, and for several points that of the three candidates.
+    It returns all four masks of the head, the single one first. One click is ambiguous, so for one
+    click the quality of the single mask is -1; for several points that of the three candidates is.
+
+    Args:
+        net: The network in inference form, float32.
+        grid: Cells a side of the coarsest level.
     """
 
     def __init__(self, net: Detector, grid: int) -> None:
@@ -105,14 +115,20 @@ class ClickDecoder(nn.Module):
         mask_input: Tensor,
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Args:
-        image_embed, high_res_feats_0, high_res_feats_1: of the encoder.
-        point_coords: (1, N, 2) xy in 0..1024. point_labels: (1, N) 1 on it, 0 off it, 2 and 3 the
-            corners of a box, -1 padding.
-        mask_input: (1, 1, 256, 256) logits of an earlier answer. has_mask_input: (1,) 0 or 1.
+        """Decode clicks on one object.
+
+        Args:
+            image_embed: Coarse features of the encoder.
+            high_res_feats_0: Fine features of the encoder.
+            high_res_feats_1: Middle features of the encoder.
+            point_coords: (1, N, 2) xy in [0, 1024].
+            point_labels: (1, N) 1 on the object, 0 off it, 2 and 3 the corners of a box, -1
+                padding.
+            mask_input: (1, 1, 256, 256) mask logits of an earlier result.
+            has_mask_input: (1,) 1 where ``mask_input`` counts, otherwise 0.
 
         Returns:
-            masks: (1, 4, 256, 256) logits; iou_predictions: (1, 4).
+            Mask logits (1, 4, 256, 256) and their predicted IoU (1, 4).
         """
         features = InteractiveFeatures(image_embed, high_res_feats_1, high_res_feats_0)
         prompts = self.head.prompts
@@ -136,7 +152,13 @@ class ClickDecoder(nn.Module):
 
 
 def click_modules(model: ImageModel) -> tuple[ClickEncoder, ClickDecoder]:
-    """What is exported, as modules: float32, on the CPU.
+    """Make the modules that are exported, in float32 on the CPU.
+
+    Args:
+        model: A model with an interactive head.
+
+    Returns:
+        Encoder and decoder.
 
     Raises:
         MissingAbilityError: the weights have no interactive head.
@@ -144,17 +166,21 @@ def click_modules(model: ImageModel) -> tuple[ClickEncoder, ClickDecoder]:
     model.require("interactive")
     net = fold(model.learned(), torch.float32).cpu().eval()
     c = model.config
-    with torch.no_grad():  # the pyramid is folded at its first use, which must not be traced
+    with torch.no_grad():  # the pyramid is folded on first use, which must not be traced
         net.read_frame(net.part("trunk")(torch.zeros(1, 3, c.resolution, c.resolution)))
     return ClickEncoder(net, c.resolution, c.mean, c.std).eval(), ClickDecoder(net, c.grid).eval()
 
 
 @torch.no_grad()
 def export_clicks(model: ImageModel, folder: str | os.PathLike[str]) -> ClickFiles:
-    """Writes both files; made whole under another name first.
+    """Write both ONNX files. Existing files are replaced when the new ones are complete.
 
     Args:
-        folder: made if need be.
+        model: A model with an interactive head.
+        folder: Folder of the files; made if it does not exist.
+
+    Returns:
+        The files.
 
     Raises:
         MissingAbilityError: the weights have no interactive head.
@@ -194,25 +220,16 @@ def _write(
     path: Path,
     shapes: dict[str, Any] | None = None,
 ) -> None:
-    from ..weights import replacing
-
-    loud = logging.getLogger("torch.onnx")
-    level = loud.level
-    loud.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), replacing(path) as temporary:
-            warnings.simplefilter("ignore")  # of the exporter, about its own parts
-            torch.onnx.export(
-                module,
-                tuple(inputs.values()),
-                str(temporary),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=None if shapes is None else tuple(shapes.values()),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        loud.setLevel(level)
+    with quiet(), replacing(path) as temporary:
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            str(temporary),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=None if shapes is None else tuple(shapes.values()),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )

@@ -1,4 +1,4 @@
-"""The detection decoder: queries become boxes; one token says whether the concept is there."""
+"""The detection decoder of SAM3: queries become boxes, and a token predicts presence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ from .positions import encode_boxes
 
 
 class Decoded(NamedTuple):
-    """queries: (B, Q, C); boxes: (B, Q, 4) cxcywh in [0, 1]; presence: (B,) logits."""
+    """Output of one decoder layer."""
 
     queries: Tensor
+    """(B, Q, C)."""
     boxes: Tensor
+    """(B, Q, 4) cxcywh in [0, 1]."""
     presence: Tensor
+    """(B,) logits: whether the concept is in the image."""
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm: queries attend to each other, to the prompt and to the image."""
+    """Post-norm layer: queries attend to each other, to the prompt and to the image.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layer.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -47,7 +56,21 @@ class DecoderLayer(nn.Module):
         bias: Tensor,
         alone: int = 0,
     ) -> Tensor:
-        """``alone``: so many queries at the end neither see the others nor are seen by them."""
+        """Update the presence token and the queries.
+
+        Args:
+            x: (B, 1 + Q, C): the presence token, then the queries.
+            positions: (B, 1 + Q, C) encodings of the boxes; 0 for the presence token.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, 1, 1, L) bool, True where a prompt token is valid.
+            keys: (B, N, C) projected keys of the image.
+            values: (B, N, C) projected values of the image.
+            bias: (B, heads, 1 + Q, N) from ``Decoder.box_bias``.
+            alone: Number of queries at the end that skip the self-attention.
+
+        Returns:
+            (B, 1 + Q, C).
+        """
         n = x.shape[1] - alone
         together = x[:, :n]
         placed = together + positions[:, :n]
@@ -60,10 +83,20 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Learned queries, refined box by box through the layers, and a presence token.
+    """Learned queries, whose boxes each layer refines, and a presence token.
 
-    Attention to the image is biased by where each cell lies relative to the query's box
-    (the "log" form of box-relative position bias).
+    Attention to the image is biased by the place of each cell relative to the query's box (the
+    "log" form of box-relative position bias; ``boxRPB`` in upstream's sam3/model/decoder.py).
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        depth: Number of layers.
+        queries: Number of queries Q.
+
+    Attributes:
+        memory_dtype: Dtype of image keys and values, and of the attention to them.
     """
 
     def __init__(
@@ -87,18 +120,24 @@ class Decoder(nn.Module):
         self.presence_token_out_norm = nn.LayerNorm(width)
         self.ref_point_head = Mlp(2 * width, width, width)
         self.memory_dtype = torch.float32
-        """Of image keys and values, and so of the attention to them."""
 
     def references(self) -> Tensor:
-        """Where each query looks first: (Q, 4) cxcywh in [0, 1]."""
+        """Return the initial box of each query, (Q, 4) cxcywh in [0, 1]."""
         return self.reference_points.weight.float().sigmoid()
 
     def place(self, positions: Tensor) -> Tensor:
-        """What positions (N, C) add to the image keys of all layers, (N, depth * C)."""
+        """Project positions once; the result is added to the image keys of all layers.
+
+        Args:
+            positions: (N, C) encodings of the cells.
+
+        Returns:
+            (N, depth * C).
+        """
         return F.linear(positions.to(self.memory_dtype), *self._memory(1, bias=False))
 
     def _memory(self, part: int, bias: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the keys (1) or values (2) of all layers, stacked."""
+        """Stack weight and bias of the keys (1) or values (2) of all layers."""
         attns = [layer.cross_attn for layer in self.layers]
         rows = slice(part * attns[0].width, (part + 1) * attns[0].width)
         weight = torch.cat([a.in_proj_weight[rows] for a in attns]).to(self.memory_dtype)
@@ -107,19 +146,17 @@ class Decoder(nn.Module):
         return weight, torch.cat([a.in_proj_bias[rows] for a in attns]).to(self.memory_dtype)
 
     def box_bias(self, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, Q, 4) boxes -> (B, heads, 1 + Q, N) logits; the presence token has none."""
-        corners = cxcywh_to_xyxy(boxes)
+        """Compute the position bias of the attention to the image.
 
-        def axis(mlp: Mlp, cells: int, edges: Tensor) -> Tensor:  # -> (B, heads, 1 + Q, cells)
-            at = torch.arange(cells, device=boxes.device, dtype=torch.float32) / cells
-            delta = 8 * (at[:, None] - edges[:, :, None, :])
-            delta = delta.sign() * torch.log2(delta.abs() + 1) / math.log2(8)
-            bias = mlp(delta).permute(0, 3, 1, 2).to(self.memory_dtype)
-            return F.pad(bias, (0, 0, 1, 0))
+        Args:
+            boxes: (B, Q, 4) cxcywh in [0, 1].
+            grid: Rows and columns of the N cells.
 
-        y = axis(self.boxRPB_embed_y, grid[0], corners[..., 1::2])
-        x = axis(self.boxRPB_embed_x, grid[1], corners[..., 0::2])
-        return (y[..., :, None] + x[..., None, :]).flatten(-2)
+        Returns:
+            (B, heads, 1 + Q, N) logits; 0 for the presence token.
+        """
+        mlps = self.boxRPB_embed_x, self.boxRPB_embed_y
+        return F.pad(box_relative_bias(*mlps, boxes, grid, self.memory_dtype), (0, 0, 1, 0))
 
     def forward(
         self,
@@ -130,13 +167,19 @@ class Decoder(nn.Module):
         mask: Tensor,
         alone: tuple[Tensor, Tensor] | None = None,
     ) -> list[Decoded]:
-        """Args:
-            memory: (B, N, C) from the fusion encoder. placed: from ``place``.
-            prompt: (B, L, C). mask: (B, L), True where valid.
-            alone: further queries (B, A, C) and their boxes (B, A, 4), which skip the
+        """Decode B prompts.
+
+        Args:
+            memory: (B, N, C) from the fusion encoder.
+            placed: (N, depth * C) from ``place``.
+            grid: Rows and columns of the N cells.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+            alone: Further queries (B, A, C) and their boxes (B, A, 4), which skip the
                 self-attention; for training (one-to-many matching, denoising).
 
-        Returns: one ``Decoded`` a layer, of Q + A queries; the last is the result.
+        Returns:
+            One ``Decoded`` for each layer, with Q + A queries. The last is the result.
         """
         batch, depth = memory.shape[0], len(self.layers)
         memory = memory.to(self.memory_dtype)
@@ -163,8 +206,42 @@ class Decoder(nn.Module):
         return out
 
 
+def box_relative_bias(
+    mlp_x: Mlp, mlp_y: Mlp, boxes: Tensor, grid: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """Bias attention by the place of each cell relative to the edges of a box.
+
+    Args:
+        mlp_x: Maps the distances to the left and right edge to a logit of each head.
+        mlp_y: The same for the upper and lower edge.
+        boxes: (B, Q, 4) cxcywh in [0, 1].
+        grid: Rows and columns of the N cells.
+        dtype: Dtype of the result.
+
+    Returns:
+        (B, heads, Q, N) logits.
+    """
+    corners = cxcywh_to_xyxy(boxes)
+
+    def axis(mlp: Mlp, cells: int, edges: Tensor) -> Tensor:  # -> (B, heads, Q, cells)
+        at = torch.arange(cells, device=boxes.device, dtype=torch.float32) / cells
+        delta = 8 * (at[:, None] - edges[:, :, None, :])
+        delta = delta.sign() * torch.log2(delta.abs() + 1) / math.log2(8)
+        return mlp(delta).permute(0, 3, 1, 2).to(dtype)
+
+    y = axis(mlp_y, grid[0], corners[..., 1::2])
+    x = axis(mlp_x, grid[1], corners[..., 0::2])
+    return (y[..., :, None] + x[..., None, :]).flatten(-2)
+
+
 class DotProductScoring(nn.Module):
-    """How well each query fits the prompt: (B, Q) logits, kept within +-12."""
+    """Scores how well each query fits the prompt.
+
+    Args:
+        width: Number of channels C.
+        hidden: Width of the prompt's MLP.
+        limit: Logits are clamped to [-limit, limit].
+    """
 
     def __init__(self, width: int = 256, hidden: int = 2048, limit: float = 12.0) -> None:
         super().__init__()
@@ -174,17 +251,44 @@ class DotProductScoring(nn.Module):
         self.limit = limit
 
     def read_prompt(self, prompt: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, C) prompt and (B, L) mask -> (B, C), what queries are compared with."""
+        """Average the prompt's tokens to the vector that queries are compared with.
+
+        Args:
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a token is valid.
+
+        Returns:
+            (B, C).
+        """
         weight = mask[..., None].float()
         pooled = (self.prompt_mlp(prompt) * weight).sum(1) / weight.sum(1).clamp(min=1)
         return linear(self.prompt_proj, pooled)
 
     def forward(self, queries: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
+        """Score the queries of B prompts.
+
+        Args:
+            queries: (B, Q, C).
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a token is valid.
+
+        Returns:
+            (B, Q) logits.
+        """
         target = self.read_prompt(prompt, mask)
         return self._bound(linear(self.hs_proj, queries) @ target[..., None]).squeeze(-1)
 
     def compare(self, tokens: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, C) tokens with each of K prompts (K, L, C): (B, N, K) logits; for training."""
+        """Score tokens against several prompts, for training.
+
+        Args:
+            tokens: (B, N, C).
+            prompts: (K, L, C) tokens of K prompts.
+            mask: (K, L) bool, True where a token is valid.
+
+        Returns:
+            (B, N, K) logits.
+        """
         return self._bound(linear(self.hs_proj, tokens) @ self.read_prompt(prompts, mask).T)
 
     def _bound(self, products: Tensor) -> Tensor:

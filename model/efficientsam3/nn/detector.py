@@ -1,20 +1,20 @@
-"""EfficientSAM3 as a whole: how the parts read an image, a prompt, and answer.
+"""The whole network: encoders, pyramid and heads.
 
-``Detector`` is the mathematics as it is learned; ``FoldedDetector`` is made from one for
-inference and answers the same with less arithmetic.
+``Detector`` is the form that is trained. ``FoldedDetector`` is made from it for inference and gives
+the same results with less arithmetic.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import threading
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .decoder import Decoded
+from ..errors import MissingPartError
+from .features import Answer, ImageFeatures
 from .geometry import Exemplars
 from .interactive import InteractiveFeatures, InteractiveHead
 from .layers import cast
@@ -24,68 +24,18 @@ from .neck import FoldedLevel, Neck
 from .positions import encode_grid
 from .student import StudentTrunk
 
-T = TypeVar("T")
-
-
-class MissingPartError(RuntimeError):
-    """A part that the question needs is not in this model."""
-
-
-@dataclass
-class ImageFeatures:
-    """What is known of B images before anything is asked of them.
-
-    map: (B, C, h, w) of the image encoder. tokens: (B, N, 256) of the coarsest pyramid
-    level. seen: tokens after the fusion encoder's first self-attention. geometry: keys and
-    values of the geometry encoder. grid: rows and columns of the N tokens.
-    The rest is made when first asked for.
-    """
-
-    map: Tensor
-    tokens: Tensor
-    seen: Tensor
-    geometry: list[tuple[Tensor, Tensor]]
-    grid: tuple[int, int]
-    bare_prompt: Tensor | None = None
-    mask_features: list[Tensor] | None = field(default=None, repr=False)
-    interactive: InteractiveFeatures | None = field(default=None, repr=False)
-    frame: InteractiveFeatures | None = field(default=None, repr=False)
-
-    def take(self, rows: Tensor) -> ImageFeatures:
-        """Tokens for one prompt each: image ``rows[i]`` for prompt i. rows: (P,).
-
-        ``map``, and so what masks are made of, stays that of the B images.
-        """
-        geometry = [(keys[rows], values[rows]) for keys, values in self.geometry]
-        return ImageFeatures(self.map, self.tokens[rows], self.seen[rows], geometry, self.grid)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Detections of B prompts.
-
-    logits: (B, Q). presence: (B,) logits. boxes: (B, Q, 4) cxcywh in [0, 1].
-    queries: (B, Q, C). memory: (B, N, C) fused tokens. prompt, mask: (B, L, C), (B, L).
-    layers: what each decoder layer said, for training.
-    """
-
-    logits: Tensor
-    presence: Tensor
-    boxes: Tensor
-    queries: Tensor
-    memory: Tensor
-    prompt: Tensor
-    mask: Tensor
-    layers: list[Decoded]
+_FIRST_USE = threading.Lock()
+"""Held while parts are changed that are prepared when they are first used. It is not an attribute,
+so that networks can be copied."""
 
 
 class Detector(nn.Module):
     """Image encoder, text encoder, pyramid and heads.
 
     Args:
-        parts: modules by name: ``trunk``, ``neck``, ``text``, ``fusion``, ``decoder``,
-            ``scoring``; and where the weights have them ``geometry``, ``masks``,
-            ``interactive``, ``interactive_neck``, ``propagation_neck``, ``memory``.
+        parts: Modules by name: ``trunk``, ``neck``, ``text``, ``fusion``, ``decoder``, ``scoring``;
+            and, where the weights have them, ``geometry``, ``masks``, ``interactive``,
+            ``interactive_neck``, ``propagation_neck``, ``memory``.
     """
 
     def __init__(self, parts: dict[str, nn.Module]) -> None:
@@ -94,26 +44,41 @@ class Detector(nn.Module):
             self.add_module(name, part)
 
     def part(self, name: str) -> Any:
-        """The part of that name, or ``MissingPartError``."""
+        """The part of that name.
+
+        Args:
+            name: such as "trunk", "masks", "memory".
+
+        Raises:
+            MissingPartError: the model has no such part.
+        """
         part = self._modules.get(name)
         if part is None:
-            raise MissingPartError(name)
+            raise MissingPartError(
+                f"this model has no part {name!r}; it has {', '.join(self._modules)}. Load weights "
+                "that have it"
+            )
         return part
 
     def has(self, name: str) -> bool:
-        """Whether there is a part of that name."""
+        """Whether the network has a part.
+
+        Args:
+            name: Such as "trunk", "masks", "memory".
+        """
         return self._modules.get(name) is not None
 
-    def forward(self, work: Callable[[Detector], T]) -> T:
-        """Do some work with this model, for training: what wraps a model to share it between
-        devices counts on its work being a forward call.
-        """
-        return work(self)
-
-    # What an image is asked once -------------------------------------------------------
+    # Images ------------------------------------------------------------------------------
 
     def read_image(self, pixels: Tensor) -> ImageFeatures:
-        """(B, 3, R, R) normalised pixels -> features."""
+        """Encode images.
+
+        Args:
+            pixels: (B, 3, R, R) normalized pixels.
+
+        Returns:
+            Features of the B images.
+        """
         encoded = self.part("trunk")(pixels)
         level = self.coarse_level(encoded)
         grid = (level.shape[-2], level.shape[-1])
@@ -134,21 +99,42 @@ class Detector(nn.Module):
         return self.part("fusion").place(positions), self.part("decoder").place(positions)
 
     def coarse_level(self, encoded: Tensor) -> Tensor:
-        """The pyramid's level of scale 1, of the image encoder's map."""
+        """Compute the pyramid level of scale 1.
+
+        Args:
+            encoded: (B, C, h, w) map of the image encoder.
+
+        Returns:
+            (B, 256, g, g).
+        """
         return self.part("neck")(encoded, (2,))[0]
 
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:
         return self.part("neck")(encoded, (1, 0))
 
     def read_frame(self, encoded: Tensor) -> InteractiveFeatures:
-        """The image encoder's map (1, C, h, w) -> what the tracker reads of a frame."""
+        """Compute the tracker's features of a frame.
+
+        Args:
+            encoded: (1, C, h, w) map of the image encoder.
+
+        Returns:
+            The features.
+        """
         head = self.part("interactive")
         return head.read_frame(*self.part("interactive_neck")(encoded))
 
-    # What each prompt asks -------------------------------------------------------------
+    # Prompts -----------------------------------------------------------------------------
 
     def read_text(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L) tokens -> (B, L, C) features and (B, L) mask, True where there is a word."""
+        """Encode phrases.
+
+        Args:
+            tokens: (B, L) token ids; 0 is padding.
+
+        Returns:
+            (B, L, C) features and (B, L) bool, True where a token is valid.
+        """
         return self.part("text")(tokens), tokens != 0
 
     def read_prompt(
@@ -157,7 +143,16 @@ class Detector(nn.Module):
         text: tuple[Tensor, Tensor],
         exemplars: Exemplars | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Text and exemplars -> prompt tokens (B, L, C) and mask (B, L)."""
+        """Join text and exemplars to prompt tokens.
+
+        Args:
+            image: Features of one image, or of B images.
+            text: From ``read_text``.
+            exemplars: Exemplars of B prompts, or None.
+
+        Returns:
+            (B, L, C) prompt tokens and (B, L) bool, True where a token is valid.
+        """
         geometry = self.part("geometry")
         words, valid = text
         batch = words.shape[0]
@@ -178,10 +173,16 @@ class Detector(nn.Module):
         mask: Tensor,
         alone: tuple[Tensor, Tensor] | None = None,
     ) -> Answer:
-        """Args:
-        image: features of one image, shared by B prompts, or of B images.
-        prompt: (B, L, C). mask: (B, L), True where valid.
-        alone: further queries for training, as in ``Decoder.forward``.
+        """Detect the instances of B prompts.
+
+        Args:
+            image: Features of one image, which all prompts share, or of B images.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+            alone: Further queries for training, see ``Decoder.forward``.
+
+        Returns:
+            The detections, without masks.
         """
         fusion_places, decoder_places = self._placed(image.grid)
         memory = self.part("fusion")(image.seen, fusion_places, image.grid, prompt, mask)
@@ -193,10 +194,16 @@ class Detector(nn.Module):
         )
 
     def masks_of(self, image: ImageFeatures, answer: Answer, row: int, queries: Tensor) -> Tensor:
-        """Masks of some queries (K,) of one prompt: (K, 4 * rows, 4 * columns) logits.
+        """Compute masks of selected queries of one prompt.
 
         Args:
-            row: which of the answer's prompts (and of the image's, if it holds as many).
+            image: Features of one image, or of as many images as prompts.
+            answer: From ``answer``.
+            row: Index of the prompt.
+            queries: (K,) indices of the queries.
+
+        Returns:
+            (K, 4 * rows, 4 * columns) mask logits.
         """
         head = self.part("masks")
         one = slice(row, row + 1)
@@ -212,33 +219,75 @@ class Detector(nn.Module):
         return head(*args, queries, features)
 
     def mask_features(self, image: ImageFeatures) -> list[Tensor]:
-        """What the mask head reads of the pyramid's two finer levels, made once an image."""
+        """Return the mask head's input from the two finer pyramid levels, computed once.
+
+        Args:
+            image: Features of the images, which keep the result.
+
+        Returns:
+            One map for each level.
+        """
         if image.mask_features is None:
             image.mask_features = self._mask_features(image.map)
         return image.mask_features
 
     def interactive_features(self, image: ImageFeatures) -> InteractiveFeatures:
-        """Features of the interactive head, made once an image."""
+        """Return the features of the interactive head, computed once.
+
+        Args:
+            image: Features of one image, which keep the result.
+
+        Returns:
+            The features.
+        """
         if image.interactive is None:
             image.interactive = self.part("interactive").without_memory(self.frame_features(image))
         return image.interactive
 
     def frame_features(self, image: ImageFeatures) -> InteractiveFeatures:
-        """Features of a frame of a video for the tracker, made once an image."""
+        """Return the tracker's features of a frame, computed once.
+
+        Args:
+            image: Features of one frame, which keep the result.
+
+        Returns:
+            The features.
+        """
         if image.frame is None:
             image.frame = self.read_frame(image.map)
         return image.frame
 
+    def presence_bias(self) -> Tensor:
+        """The bias of the presence head, (1,), which a calibration changes."""
+        bias: Tensor = self.part("decoder").presence_token_head.layers[-1].bias
+        return bias
+
+    def folded(self, dtype: torch.dtype, *, pooled: bool) -> FoldedDetector:
+        """Make the inference form, see ``fold``.
+
+        Args:
+            dtype: Dtype of the costly linear layers and convolutions.
+            pooled: Whether the fusion encoder pools keys and values.
+        """
+        return FoldedDetector(self, dtype, pooled=pooled)
+
 
 class FoldedDetector(Detector):
-    """A ``Detector`` for inference, made by ``fold``.
+    """A detector for inference, made by ``fold``.
 
-    Batch norms are in the convolutions, pyramid and mask head are folded, what positions add
-    is computed once.
+    Batch norms are folded into convolutions, pyramid and mask head have their folded forms, and
+    terms of positions are computed once.
+
+    Args:
+        learned: A trained detector; it does not change, and tensors that are neither folded nor
+            cast are shared with it.
+        dtype: Dtype of the costly linear layers and convolutions.
+        pooled: Whether the fusion encoder's self-attention averages keys and values over 2 x 2
+            cells.
     """
 
     def __init__(self, learned: Detector, dtype: torch.dtype, *, pooled: bool) -> None:
-        # Modules are copied, tensors are not: what is not folded or cast is shared.
+        # Modules are copied and tensors are not, so tensors that are not folded or cast are shared.
         tensors = [*learned.parameters(), *learned.buffers()]
         parts: dict[str, Any] = copy.deepcopy(
             dict(learned.named_children()), {id(t): t for t in tensors}
@@ -261,7 +310,7 @@ class FoldedDetector(Detector):
         self.requires_grad_(False)
 
     def _cast(self, dtype: torch.dtype) -> None:
-        """Only what costs: the rest, and all that gives coordinates, stays float32."""
+        """Cast the costly parts. The rest, and all that computes coordinates, stays float32."""
         trunk = self.part("trunk")
         if isinstance(trunk, StudentTrunk):
             trunk.cast(dtype)
@@ -277,7 +326,7 @@ class FoldedDetector(Detector):
         return nn.ModuleList(levels)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # nn.Module's own
-        self._places = {}  # another device
+        self._places = {}  # computed again on the new device
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _placed(self, grid: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
@@ -286,6 +335,14 @@ class FoldedDetector(Detector):
         return self._places[grid]
 
     def coarse_level(self, encoded: Tensor) -> Tensor:
+        """Compute the pyramid level of scale 1.
+
+        Args:
+            encoded: (B, C, h, w) map of the image encoder.
+
+        Returns:
+            (B, 256, g, g).
+        """
         return self.coarse(encoded)
 
     def _mask_features(self, encoded: Tensor) -> list[Tensor]:
@@ -297,21 +354,31 @@ class FoldedDetector(Detector):
         return head.read_masks(queries, head.read_pixels(*args, features))
 
     def read_frame(self, encoded: Tensor) -> InteractiveFeatures:
-        neck = self.part("interactive_neck")
-        if isinstance(neck, Neck):  # most sessions never click: folded at the first
-            neck = self.interactive_neck = self._fold_interactive(neck)
+        """Compute the tracker's features of a frame.
+
+        Args:
+            encoded: (1, C, h, w) map of the image encoder.
+
+        Returns:
+            The features.
+        """
+        with _FIRST_USE:
+            neck = self.part("interactive_neck")
+            if isinstance(neck, Neck):  # folded when first used: most sessions have no clicks
+                neck = self.interactive_neck = self._fold_interactive(neck)
         fine, middle, coarse = (level(encoded).float() for level in neck)
         return InteractiveFeatures(coarse, middle, fine)
 
     def tracker(self) -> tuple[InteractiveHead, Memory]:
-        """The parts that track, ready to run: images need no memory, so it is cast at the first."""
+        """Return the interactive head and the memory, which is cast at the first call."""
         memory = self.part("memory")
-        if not self._memory_is_cast:
-            cast(memory.encoder, self.dtype)
-            cast(memory.attention, self.dtype)
-            if memory.perceiver is not None:
-                cast(memory.perceiver, self.dtype)
-            self._memory_is_cast = True
+        with _FIRST_USE:
+            if not self._memory_is_cast:
+                cast(memory.encoder, self.dtype)
+                cast(memory.attention, self.dtype)
+                if memory.perceiver is not None:
+                    cast(memory.perceiver, self.dtype)
+                self._memory_is_cast = True
         return self.part("interactive"), memory
 
 
@@ -319,21 +386,30 @@ class FoldedDetector(Detector):
 def fold(
     learned: Detector, dtype: torch.dtype = torch.float32, *, pooled: bool = False
 ) -> FoldedDetector:
-    """Make the inference form of ``learned``, which stays as it is and shares what it can.
+    """Make the inference form of a detector.
 
     Args:
-        dtype: of linear maps and convolutions that cost; the rest stays float32.
-        pooled: pool keys and values of the fusion encoder's self-attention 2 x 2 (about
-            four times cheaper, approximate).
+        learned: A trained detector; it does not change and shares tensors with the result.
+        dtype: Dtype of the costly linear layers and convolutions; the rest stays float32.
+        pooled: Average keys and values of the fusion encoder's self-attention over 2 x 2 cells,
+            which is about four times cheaper and approximate.
+
+    Returns:
+        The folded detector.
     """
-    return FoldedDetector(learned, dtype, pooled=pooled)
+    return learned.folded(dtype, pooled=pooled)
 
 
 def share(folded: FoldedDetector, learned: Detector, fresh: Detector) -> None:
-    """Let ``folded`` share with ``fresh`` what it shares with ``learned``.
+    """Replace tensors that a folded detector shares with one detector by those of another.
 
-    Of weights mapped from a file, only what is touched takes memory. Folding touches most:
-    with the same weights mapped anew, those pages can go.
+    Of weights that are mapped from a file, only pages that are read take memory. Folding reads
+    most of them. With the same weights mapped again, the pages that were read can be released.
+
+    Args:
+        folded: The folded detector, changed in place.
+        learned: The detector that it was made from.
+        fresh: A detector with the same weights.
     """
     ours = (*learned.parameters(), *learned.buffers())
     twins = dict(zip(map(id, ours), (*fresh.parameters(), *fresh.buffers()), strict=True))

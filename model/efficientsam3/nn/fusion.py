@@ -1,4 +1,4 @@
-"""The fusion encoder: image tokens that attend to each other and to the prompt."""
+"""The fusion encoder (DETR encoder of SAM3): image tokens attend to each other and the prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from .layers import Attention, layer_norm, linear
 
 
 class FusionLayer(nn.Module):
-    """Pre-norm: self-attention with positions, cross-attention to the prompt, feed-forward."""
+    """Pre-norm layer: self-attention with positions, cross-attention to the prompt, feed-forward.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layer.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -22,41 +28,83 @@ class FusionLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def place(self, positions: Tensor) -> Tensor:
-        """What positions (N, C) add to queries and keys, (N, 2C): projection is linear."""
+        """Project positions once. Projection is linear, so this is added to queries and keys.
+
+        Args:
+            positions: (N, C) encodings of the cells.
+
+        Returns:
+            (N, 2C): terms of the queries and of the keys.
+        """
         weight = self.self_attn.in_proj_weight[: 2 * self.self_attn.width]
         return F.linear(positions.to(weight.dtype), weight)
 
     def attend_image(self, x: Tensor, placed: Tensor, grid: tuple[int, int] | None) -> Tensor:
-        """Args:
-        x: (B, N, C). placed: from ``place``.
-        grid: rows and columns of the tokens, to pool keys and values 2 x 2 ("fast").
+        """Apply the self-attention.
+
+        Args:
+            x: (B, N, C) image tokens.
+            placed: (N, 2C) from ``place``.
+            grid: Rows and columns of the tokens, to average keys and values over 2 x 2 cells
+                (``speed="fast"``); None for exact attention.
+
+        Returns:
+            (B, N, C).
         """
         attn, c = self.self_attn, self.self_attn.width
         y = layer_norm(self.norm1, x).to(placed.dtype)
         if grid is None:
             q, k, v = attn.project(y, 0, 2).split(c, -1)
             return x + attn.attend(q + placed[:, :c], k + placed[:, c:], v)
-        # log 4 for the four keys in one would be added to every logit: softmax drops it.
+        # Each key stands for four, which adds log 4 to every logit and cancels in the softmax.
         q = attn.project(y, 0, 0) + placed[:, :c]
         k, v = attn.project(pool(y, grid), 1, 2).split(c, -1)
         return x + attn.attend(q, k + pool(placed[None, :, c:], grid), v)
 
     def attend_prompt(self, x: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
-        """Args: x: (B, N, C). prompt: (B, L, C). mask: (B, 1, 1, L), True where valid."""
+        """Apply the cross-attention to the prompt and the feed-forward layer.
+
+        Args:
+            x: (B, N, C) image tokens.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, 1, 1, L) bool, True where a prompt token is valid.
+
+        Returns:
+            (B, N, C).
+        """
         y = layer_norm(self.norm2, x)
         x = x + self.cross_attn_image(y, prompt, prompt, mask)
         return x + linear(self.linear2, linear(self.linear1, layer_norm(self.norm3, x)).relu_())
 
 
 def pool(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean over 2 x 2 cells: (B, rows * columns, C) -> (B, N / 4, C)."""
+    """Average tokens over 2 x 2 cells.
+
+    Args:
+        x: (B, N, C), with N = rows * columns.
+        grid: Rows and columns.
+
+    Returns:
+        (B, about N / 4, C).
+    """
     maps = x.transpose(1, 2).unflatten(2, grid)
     return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
 
 
 class FusionEncoder(nn.Module):
-    """The first layer's self-attention does not see the prompt: ``read_image`` runs it once
-    an image, ``forward`` the rest once a concept.
+    """Layers of the fusion encoder.
+
+    The first layer's self-attention does not depend on the prompt: ``read_image`` runs it once
+    for an image, and ``forward`` runs the rest once for a concept.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        depth: Number of layers.
+
+    Attributes:
+        pooled: Whether self-attention averages keys and values over 2 x 2 cells.
     """
 
     def __init__(
@@ -67,11 +115,27 @@ class FusionEncoder(nn.Module):
         self.pooled = False
 
     def place(self, positions: Tensor) -> list[Tensor]:
-        """What positions (N, C) add in each layer; constant for a grid."""
+        """Project positions for each layer; constant for a grid.
+
+        Args:
+            positions: (N, C) encodings of the cells.
+
+        Returns:
+            (N, 2C) for each layer.
+        """
         return [layer.place(positions) for layer in self.layers]
 
     def read_image(self, x: Tensor, placed: list[Tensor], grid: tuple[int, int]) -> Tensor:
-        """(B, N, C) image tokens -> the same after the first self-attention."""
+        """Apply the first self-attention.
+
+        Args:
+            x: (B, N, C) image tokens.
+            placed: From ``place``.
+            grid: Rows and columns of the tokens.
+
+        Returns:
+            (B, N, C).
+        """
         return self.layers[0].attend_image(x, placed[0], grid if self.pooled else None)
 
     def forward(
@@ -82,11 +146,17 @@ class FusionEncoder(nn.Module):
         prompt: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """Args:
-            x: from ``read_image``, (1 or B, N, C). prompt: (B, L, C).
-            mask: (B, L), True where valid.
+        """Apply the remaining layers.
 
-        Returns: (B, N, C) float32.
+        Args:
+            x: (1 or B, N, C) from ``read_image``.
+            placed: From ``place``.
+            grid: Rows and columns of the tokens.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+
+        Returns:
+            (B, N, C) float32.
         """
         mask = mask[:, None, None, :]
         x = x.expand(prompt.shape[0], -1, -1)

@@ -1,4 +1,4 @@
-"""Exemplars of a concept: boxes and points, positive or negative, as prompt tokens."""
+"""The geometry encoder: exemplars (boxes and points) become prompt tokens."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ from .positions import encode_points
 
 
 class Exemplars(NamedTuple):
-    """Exemplars of B concepts, padded to the longest.
-
-    points: (B, P, 2) xy in [0, 1]; boxes: (B, K, 4) cxcywh in [0, 1]; labels: 1 is positive,
-    0 negative; ``*_valid``: False where padded.
-    """
+    """Exemplars of B concepts, padded to the same number."""
 
     points: Tensor
+    """(B, P, 2) xy in [0, 1]."""
     point_labels: Tensor
+    """(B, P) 1 positive, 0 negative."""
     point_valid: Tensor
+    """(B, P) bool, False where padded."""
     boxes: Tensor
+    """(B, K, 4) cxcywh in [0, 1]."""
     box_labels: Tensor
+    """(B, K) 1 positive, 0 negative."""
     box_valid: Tensor
+    """(B, K) bool, False where padded."""
 
 
 class GeometryLayer(nn.Module):
-    """Pre-norm: tokens attend to each other, then to the image."""
+    """Pre-norm layer: tokens attend to each other, then to the image.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layer.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -42,6 +50,17 @@ class GeometryLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor | None, keys: Tensor, values: Tensor) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: (B, T, C) tokens.
+            mask: (B, 1, 1, T) bool, True where a token is valid; None where all are.
+            keys: (1 or B, N, C) projected keys of the image.
+            values: (1 or B, N, C) projected values of the image.
+
+        Returns:
+            (B, T, C).
+        """
         y = layer_norm(self.norm1, x)
         x = x + self.self_attn(y, y, y, mask)
         attn = self.cross_attn_image
@@ -52,9 +71,16 @@ class GeometryLayer(nn.Module):
 
 
 class GeometryEncoder(nn.Module):
-    """Exemplars and one class token -> prompt tokens that have looked at the image.
+    """Encodes exemplars and one class token, which attend to the image.
 
-    The class token is part of every prompt, also of those without exemplars.
+    The class token is part of every prompt, also without exemplars.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        depth: Number of layers.
+        roi: Cells a side that RoIAlign samples in a box.
     """
 
     def __init__(
@@ -77,10 +103,14 @@ class GeometryEncoder(nn.Module):
         self.encode_norm = nn.LayerNorm(width)
 
     def read_image(self, tokens: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, shared by all prompts of an image.
+        """Compute keys and values of each layer, which all prompts of an image share.
 
         Args:
-            tokens: (1 or B, N, C) of the coarsest level; positions: (N, C).
+            tokens: (1 or B, N, C) tokens of the coarsest pyramid level.
+            positions: (N, C) encodings of the cells.
+
+        Returns:
+            For each layer its keys and values, (1 or B, N, C).
         """
         placed = tokens + positions
         return [
@@ -99,14 +129,18 @@ class GeometryEncoder(nn.Module):
         exemplars: Exemplars | None = None,
         batch: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """Args:
-            tokens: (1 or B, N, C) of the coarsest level, N = rows * columns of ``grid``.
-            image: from ``read_image``.
-            batch: number of prompts where there are no exemplars.
+        """Encode the exemplars of B prompts.
+
+        Args:
+            tokens: (1 or B, N, C) tokens of the coarsest pyramid level.
+            grid: Rows and columns of the N tokens.
+            image: From ``read_image``.
+            exemplars: Exemplars of B prompts; None for prompts without exemplars.
+            batch: Number of prompts B where there are no exemplars.
 
         Returns:
-            (B, P + K + 1, C) tokens and their (B, P + K + 1) mask, True where valid.
-            The class token is the last.
+            Tokens (B, P + K + 1, C), the class token last, and their mask (B, P + K + 1) bool,
+            True where valid.
         """
         parts, valid = [], []
         if exemplars is not None:

@@ -1,4 +1,4 @@
-"""The interactive head (as in SAM 2): one object from points, a box or a mask."""
+"""The interactive head (as in SAM 2): segments one object from points, a box or a mask."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..types import NOT_A_POINT
 from .layers import (
     LayerNorm2d,
     Mlp,
@@ -19,39 +20,38 @@ from .layers import (
     split_heads,
 )
 
-NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, NOT_A_POINT = 0, 1, 2, 3, -1
-"""Labels of points: a click away from the object or on it, the corners of a box, padding."""
-
 
 class InteractiveFeatures(NamedTuple):
-    """Image features of the interactive head.
-
-    coarse: (1, C, h, w); middle: (1, C / 4, 2h, 2w); fine: (1, C / 8, 4h, 4w).
-    """
+    """Image features of the interactive head."""
 
     coarse: Tensor
+    """(1, C, h, w)."""
     middle: Tensor
+    """(1, C / 4, 2h, 2w)."""
     fine: Tensor
+    """(1, C / 8, 4h, 4w)."""
 
 
 class ObjectMasks(NamedTuple):
-    """Masks of B prompts.
-
-    logits: (B, M, 4h, 4w); quality: (B, M) predicted IoU; tokens: (B, M, C) mask tokens;
-    presence: (B,) logit that there is an object.
-    """
+    """Masks of B prompts."""
 
     logits: Tensor
+    """(B, M, 4h, 4w) mask logits."""
     quality: Tensor
+    """(B, M) predicted IoU."""
     tokens: Tensor
+    """(B, M, C) mask tokens."""
     presence: Tensor
+    """(B,) logits: whether there is an object."""
 
 
 class PromptEncoder(nn.Module):
-    """Points and masks -> sparse and dense embeddings.
+    """Encodes points as sparse and masks as dense embeddings.
 
     Args:
-        resolution: pixels a side of the encoder's input; a click means a pixel's centre.
+        width: Number of channels C.
+        resolution: Pixels a side of the encoder's input. A click is moved to the pixel's center.
+        mask_width: Channels of the mask convolutions.
     """
 
     def __init__(self, width: int, resolution: int, mask_width: int = 16) -> None:
@@ -73,12 +73,27 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, width)
 
     def encode(self, xy: Tensor) -> Tensor:
-        """(..., 2) points in [0, 1] -> (..., C) random Fourier features."""
+        """Compute random Fourier features.
+
+        Args:
+            xy: (..., 2) points in [0, 1].
+
+        Returns:
+            (..., C).
+        """
         angle = 2 * math.pi * ((2 * xy.float() - 1) @ self.frequencies.float())
         return torch.cat([angle.sin(), angle.cos()], -1)
 
     def encode_grid(self, height: int, width: int) -> Tensor:
-        """Features of each cell's centre, (height * width, C)."""
+        """Compute the features of each cell's center.
+
+        Args:
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            (height * width, C).
+        """
         device = self.frequencies.device
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
         x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
@@ -86,7 +101,15 @@ class PromptEncoder(nn.Module):
         return self.encode(grid).flatten(0, 1)
 
     def points(self, xy: Tensor, labels: Tensor) -> Tensor:
-        """(B, N, 2) in [0, 1] and (B, N) labels -> (B, N + 1, C), the last padding; or none."""
+        """Encode points.
+
+        Args:
+            xy: (B, N, 2) in [0, 1].
+            labels: (B, N), see ``POSITIVE`` and its neighbors.
+
+        Returns:
+            (B, N + 1, C), the last row for padding; (B, 0, C) without points.
+        """
         if not xy.shape[1]:
             return self.no_mask_embed.weight.new_zeros(len(xy), 0, self.frequencies.shape[1] * 2)
         xy = F.pad(xy.float() + self.half_pixel, (0, 0, 0, 1))
@@ -94,17 +117,31 @@ class PromptEncoder(nn.Module):
         out = self.encode(xy) * (labels != NOT_A_POINT)[..., None]
         own = [*self.point_embeddings, self.not_a_point_embed]
         kinds = torch.cat([embedding.weight for embedding in own])
-        return out + kinds[labels]  # -1 is the last row
+        return out + kinds[labels]  # the label -1 of padding selects the last row
 
     def masks(self, logits: Tensor | None, batch: int) -> Tensor:
-        """(B, 1, 4h, 4w) mask logits, or none -> (B, C, h, w) or (B, C, 1, 1)."""
+        """Encode masks.
+
+        Args:
+            logits: (B, 1, 4h, 4w) mask logits, or None.
+            batch: Number of prompts B.
+
+        Returns:
+            (B, C, h, w), or (B, C, 1, 1) without masks.
+        """
         if logits is None:
             return self.no_mask_embed.weight[:, :, None, None].expand(batch, -1, 1, 1)
         return self.mask_downscaling(logits)
 
 
 class PairAttention(nn.Module):
-    """Attention with separate projections, at ``width / shrink`` channels inside."""
+    """Attention with separate projections and fewer channels inside.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        shrink: The attention has C / shrink channels.
+    """
 
     def __init__(self, width: int, heads: int, shrink: int = 1) -> None:
         super().__init__()
@@ -116,6 +153,16 @@ class PairAttention(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Project and attend.
+
+        Args:
+            q: (B, N, C) inputs of the queries.
+            k: (B, M, C) inputs of the keys.
+            v: (B, M, C) inputs of the values.
+
+        Returns:
+            (B, N, C).
+        """
         q = split_heads(linear(self.q_proj, q), self.heads)
         k = split_heads(linear(self.k_proj, k), self.heads)
         v = split_heads(linear(self.v_proj, v), self.heads)
@@ -123,7 +170,14 @@ class PairAttention(nn.Module):
 
 
 class TwoWayLayer(nn.Module):
-    """Tokens attend to themselves and the image; the image attends to the tokens."""
+    """Tokens attend to themselves and to the image; the image attends to the tokens.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layer.
+        first: Whether this is the first layer, in which tokens equal their positions.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, *, first: bool) -> None:
         super().__init__()
@@ -141,7 +195,18 @@ class TwoWayLayer(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, token_positions: Tensor, image_positions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if self.first:  # the tokens are their own positions still
+        """Update tokens and image.
+
+        Args:
+            tokens: (B, T, C).
+            image: (B, N, C).
+            token_positions: (B, T, C), the initial tokens.
+            image_positions: (N, C).
+
+        Returns:
+            Tokens and image, updated.
+        """
+        if self.first:  # the tokens equal their positions
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             placed = tokens + token_positions
@@ -160,6 +225,15 @@ class TwoWayLayer(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
+    """Two-way layers and a last attention of the tokens to the image.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        depth: Number of layers.
+    """
+
     def __init__(self, width: int, heads: int, hidden: int, depth: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -169,7 +243,16 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, C) tokens, (B, N, C) image, (N, C) positions -> both, updated."""
+        """Update tokens and image.
+
+        Args:
+            tokens: (B, T, C).
+            image: (B, N, C).
+            positions: (N, C) encodings of the image cells.
+
+        Returns:
+            Tokens and image, updated.
+        """
         prompt = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, prompt, positions)
@@ -178,11 +261,16 @@ class TwoWayTransformer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Prompt embeddings and image features -> one mask, or three for an ambiguous prompt.
+    """Decodes one mask for each prompt, or three for an ambiguous prompt.
 
     Args:
-        stability_delta, stability_threshold: a single mask whose area changes by more when
-            the threshold moves by the delta is replaced by the best of the three.
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        depth: Number of two-way layers.
+        stability_delta: Logit by which the mask threshold is moved to test stability.
+        stability_threshold: A single mask is replaced by the best of the three where its area at
+            threshold +delta over that at -delta is smaller.
     """
 
     def __init__(
@@ -224,10 +312,37 @@ class MaskDecoder(nn.Module):
         *,
         multimask: bool,
     ) -> ObjectMasks:
-        """Args:
-        features: of one image. positions: (N, C) of its coarse cells.
-        sparse: (B, T, C). dense: (B, C, h, w) or (B, C, 1, 1).
-        multimask: three masks a prompt instead of one.
+        """Decode the masks of B prompts.
+
+        Args:
+            features: Features of one image.
+            positions: (N, C) encodings of its coarse cells.
+            sparse: (B, T, C) embeddings of points.
+            dense: (B, C, h, w) or (B, C, 1, 1) embeddings of masks.
+            multimask: Whether to return three masks for each prompt.
+
+        Returns:
+            M = 3 masks with ``multimask``, otherwise M = 1.
+        """
+        found = self.decode(features, positions, sparse, dense)
+        if not multimask:
+            return self.choose_single(found)
+        logits, quality, tokens, presence = found
+        return ObjectMasks(logits[:, 1:], quality[:, 1:], tokens[:, 1:], presence)
+
+    def decode(
+        self, features: InteractiveFeatures, positions: Tensor, sparse: Tensor, dense: Tensor
+    ) -> ObjectMasks:
+        """Decode all four masks of B prompts: the single one, then the three candidates.
+
+        Args:
+            features: Features of one image.
+            positions: (N, C) encodings of its coarse cells.
+            sparse: (B, T, C) embeddings of points.
+            dense: (B, C, h, w) or (B, C, 1, 1) embeddings of masks.
+
+        Returns:
+            M = 4 masks.
         """
         own = [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
         tokens = torch.cat(own).float().expand(sparse.shape[0], -1, -1)
@@ -253,26 +368,45 @@ class MaskDecoder(nn.Module):
         logits = torch.einsum("bmc,bchw->bmhw", weights.float(), pixels)
         quality = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
         presence = self.pred_obj_score_head(tokens[:, 0]).float()[:, 0]
-        if multimask:
-            return ObjectMasks(logits[:, 1:], quality[:, 1:], mask_tokens[:, 1:], presence)
-        logits, quality = self._single(logits, quality)
-        return ObjectMasks(logits, quality, mask_tokens[:, :1], presence)
+        return ObjectMasks(logits, quality, mask_tokens, presence)
 
-    def _single(self, logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """The single mask where it is stable (or in training), else the best of the three."""
+    def choose_single(self, found: ObjectMasks) -> ObjectMasks:
+        """Choose the single mask where it is stable or in training, else the best of the three.
+
+        Args:
+            found: M = 4 masks of ``decode``.
+
+        Returns:
+            M = 1 masks.
+        """
+        logits, quality, tokens, presence = found
         if self.training:
-            return logits[:, :1], quality[:, :1]
+            return ObjectMasks(logits[:, :1], quality[:, :1], tokens[:, :1], presence)
         flat = logits[:, 0].flatten(1)
         inner = (flat > self.stability_delta).sum(1).float()
         outer = (flat > -self.stability_delta).sum(1).float()
         stable = torch.where(outer > 0, inner / outer, 1.0) >= self.stability_threshold
         pick = torch.where(stable, 0, quality[:, 1:].argmax(1) + 1)
-        rows = torch.arange(len(pick), device=pick.device)
-        return logits[rows, pick][:, None], quality[rows, pick][:, None]
+        # gather: exporters take the batch of an index made by arange for a constant.
+        pick = pick[:, None]
+        cells = pick[:, :, None, None].expand(-1, -1, *logits.shape[2:])
+        return ObjectMasks(
+            logits.gather(1, cells), quality.gather(1, pick), tokens[:, :1], presence
+        )
 
 
 class InteractiveHead(nn.Module):
-    """Prompt encoder, mask decoder, and what says "no memory" to features trained for video."""
+    """Prompt encoder and mask decoder.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        resolution: Pixels a side of the encoder's input.
+
+    Attributes:
+        no_memory: (1, 1, C) embedding that is added to the features of an image without memory.
+    """
 
     def __init__(
         self, width: int = 256, heads: int = 8, hidden: int = 2048, resolution: int = 1008
@@ -283,15 +417,40 @@ class InteractiveHead(nn.Module):
         self.no_memory = nn.Parameter(torch.zeros(1, 1, width))
 
     def read_image(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> InteractiveFeatures:
-        """Pyramid levels (1, C, ., .), finest first -> features; the plain mathematics."""
+        """Compute the features of an image.
+
+        Args:
+            fine: (1, C, 4h, 4w) pyramid level.
+            middle: (1, C, 2h, 2w) pyramid level.
+            coarse: (1, C, h, w) pyramid level.
+
+        Returns:
+            Features for ``forward``.
+        """
         return self.without_memory(self.read_frame(fine, middle, coarse))
 
     def read_frame(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> InteractiveFeatures:
-        """As ``read_image``, of a frame of a video, whose coarse level meets the memory first."""
+        """Compute the features of a video frame, whose coarse level then attends to the memory.
+
+        Args:
+            fine: (1, C, 4h, 4w) pyramid level.
+            middle: (1, C, 2h, 2w) pyramid level.
+            coarse: (1, C, h, w) pyramid level.
+
+        Returns:
+            Features without the "no memory" embedding.
+        """
         return InteractiveFeatures(coarse, self.masks.conv_s1(middle), self.masks.conv_s0(fine))
 
     def without_memory(self, frame: InteractiveFeatures) -> InteractiveFeatures:
-        """Features of a frame -> of an image, of which nothing is remembered."""
+        """Add the "no memory" embedding to the features of a frame.
+
+        Args:
+            frame: From ``read_frame``.
+
+        Returns:
+            Features for ``forward``.
+        """
         return frame._replace(coarse=frame.coarse + self.no_memory.view(1, -1, 1, 1))
 
     def forward(
@@ -303,10 +462,17 @@ class InteractiveHead(nn.Module):
         *,
         multimask: bool = False,
     ) -> ObjectMasks:
-        """Args:
-        features: from ``read_image``, of one image.
-        xy: (B, N, 2) in [0, 1]; labels: (B, N), see ``POSITIVE`` and its neighbours.
-        mask_logits: (B, 1, 4h, 4w) of an earlier answer.
+        """Segment one object for each of B prompts.
+
+        Args:
+            features: Features of one image.
+            xy: (B, N, 2) points in [0, 1].
+            labels: (B, N), see ``POSITIVE`` and its neighbors.
+            mask_logits: (B, 1, 4h, 4w) of an earlier result, to refine.
+            multimask: Whether to return three masks for each prompt.
+
+        Returns:
+            The masks.
         """
         sparse = self.prompts.points(xy, labels)
         dense = self.prompts.masks(mask_logits, len(sparse))

@@ -1,4 +1,4 @@
-"""Building blocks that several parts share."""
+"""Layers and functions that several parts of the network share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,41 @@ from torch import Tensor, nn
 
 
 def as_weights(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` in the dtype of the weights; under autocast, which casts both, as it is."""
+    """Cast an input to the dtype of a weight, unless autocast is on and casts both.
+
+    Args:
+        x: Any tensor.
+        weight: The weight that ``x`` is combined with.
+
+    Returns:
+        ``x``, cast or as it is.
+    """
     return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply ``layer`` in the dtype of its weights, whatever the dtype of ``x``."""
+    """Apply a linear layer in the dtype of its weights.
+
+    Args:
+        layer: The layer.
+        x: (..., C) in any floating-point dtype.
+
+    Returns:
+        (..., C_out) in the dtype of the weights.
+    """
     return F.linear(as_weights(x, layer.weight), layer.weight, layer.bias)
 
 
 def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Normalise in float32: residual sums are kept in float32 also when weights are not."""
+    """Apply a layer norm in float32. Residual sums stay float32 where weights are not.
+
+    Args:
+        layer: The layer norm.
+        x: (..., C).
+
+    Returns:
+        (..., C) float32.
+    """
     return F.layer_norm(x.float(), layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
@@ -28,9 +52,9 @@ class Mlp(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:
-        widths: input width, hidden widths, output width.
-        residual: add the input to the output (equal widths).
-        norm: end with a layer norm.
+        *widths: Width of the input, of each hidden layer, and of the output.
+        residual: Add the input to the output, which must be equally wide.
+        norm: Apply a layer norm at the end.
     """
 
     def __init__(self, *widths: int, residual: bool = False, norm: bool = False) -> None:
@@ -41,6 +65,14 @@ class Mlp(nn.Module):
         self.out_norm = nn.LayerNorm(widths[-1]) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C_in) to (..., C_out).
+
+        Args:
+            x: (..., C_in).
+
+        Returns:
+            (..., C_out).
+        """
         y = x
         for i, layer in enumerate(self.layers):
             y = linear(layer, y if i == 0 else y.relu_())
@@ -50,7 +82,12 @@ class Mlp(nn.Module):
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of a (B, C, H, W) map."""
+    """Layer norm over the channels of a map.
+
+    Args:
+        width: Number of channels C.
+        eps: Added to the variance.
+    """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -59,6 +96,14 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize a map.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, C, H, W) float32.
+        """
         y = F.layer_norm(
             x.float().permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps
         )
@@ -66,23 +111,45 @@ class LayerNorm2d(nn.Module):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, C) -> (B, heads, N, C / heads), without a copy."""
+    """Split channels into attention heads, without a copy.
+
+    Args:
+        x: (B, N, C).
+        heads: Number of heads; divides C.
+
+    Returns:
+        (B, heads, N, C / heads).
+    """
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, heads, N, D) -> (B, N, heads * D)."""
+    """Join attention heads to channels.
+
+    Args:
+        x: (B, heads, N, D).
+
+    Returns:
+        (B, N, heads * D).
+    """
     return x.transpose(1, 2).flatten(2)
 
 
 def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(B, heads, N, D) queries, (B, heads, M, D) keys and values -> (B, heads, N, D).
+    """Compute scaled dot-product attention.
 
-    The backward pass of torch's fused kernel for CPUs is two to six times slower in bfloat16
-    than plain products, so what is learned on a CPU uses those.
+    The backward pass of torch's fused CPU kernel is two to six times slower in bfloat16 than
+    plain matrix products, so training on a CPU uses products.
 
     Args:
-        mask: added to the logits (float) or kept where True (bool).
+        q: (B, heads, N, D) queries.
+        k: (B, heads, M, D) keys.
+        v: (B, heads, M, D) values.
+        mask: Broadcast to (B, heads, N, M). A float mask is added to the logits; with a bool mask,
+            positions that are False are not attended to.
+
+    Returns:
+        (B, heads, N, D).
     """
     if not (q.requires_grad and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -95,10 +162,14 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
 
 
 class Attention(nn.Module):
-    """Multi-head attention with packed projections, keyed as ``nn.MultiheadAttention`` is.
+    """Multi-head attention with packed projections and the keys of ``nn.MultiheadAttention``.
 
-    Queries, keys and values are projected by separate methods so that callers can share
-    what does not change: keys of an image between concepts, encodings between images.
+    Projection and attention are separate methods, so callers can compute once what does not
+    change: the keys of an image for all concepts, positional terms for all images.
+
+    Args:
+        width: Number of channels C.
+        heads: Number of heads; divides C.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -110,17 +181,31 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def project(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Project (B, N, C) by parts ``first`` to ``last`` of query 0, key 1, value 2."""
+        """Project by a range of the packed projections: query 0, key 1, value 2.
+
+        Args:
+            x: (B, N, C).
+            first: First projection.
+            last: Last projection, inclusive.
+
+        Returns:
+            (B, N, (last - first + 1) * C).
+        """
         rows = slice(first * self.width, (last + 1) * self.width)
         weight = self.in_proj_weight[rows]
         return F.linear(as_weights(x, weight), weight, self.in_proj_bias[rows])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend with projected (B, N, C) queries, keys and values.
+        """Attend with projected queries, keys and values.
 
         Args:
-            mask: added to the logits (float) or kept where True (bool); broadcast to
-                (B, heads, N, M).
+            q: (B, N, C) projected queries.
+            k: (B, M, C) projected keys.
+            v: (B, M, C) projected values.
+            mask: As in ``dot_product_attention``.
+
+        Returns:
+            (B, N, C).
         """
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))
         if mask is not None and mask.dtype != torch.bool:
@@ -128,15 +213,31 @@ class Attention(nn.Module):
         return linear(self.out_proj, merge_heads(dot_product_attention(q, k, v, mask)))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Project and attend.
+
+        Args:
+            q: (B, N, C) inputs of the queries.
+            k: (B, M, C) inputs of the keys.
+            v: (B, M, C) inputs of the values.
+            mask: As in ``dot_product_attention``.
+
+        Returns:
+            (B, N, C).
+        """
         return self.attend(
             self.project(q, 0, 0), self.project(k, 1, 1), self.project(v, 2, 2), mask
         )
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast linear maps and convolutions below ``module``; convolutions become channels last.
+    """Cast the linear layers, convolutions and attentions of a module in place.
 
-    Norms, embeddings and tables stay float32. New tensors: shared ones are left as they are.
+    Weights of convolutions become channels last. Norms, embeddings and tables stay float32. New
+    tensors are made, so tensors that are shared with another module do not change.
+
+    Args:
+        module: The module.
+        dtype: Floating-point dtype.
     """
     for child in module.modules():
         if isinstance(child, (nn.Linear, nn.Conv2d, Attention)):
@@ -148,17 +249,39 @@ def cast(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Logit of ``x`` with both probabilities kept at or above ``eps``."""
-    return torch.log(x.clamp(eps, 1) / (1 - x).clamp(eps, 1))
+    """Compute the logit of a probability.
+
+    Args:
+        x: Probabilities in [0, 1].
+        eps: Lower limit of ``x`` and of 1 - ``x``.
+
+    Returns:
+        The logits.
+    """
+    return torch.log(x.clamp(eps, 1.0) / (1 - x).clamp(eps, 1.0))
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size -> (..., 4) corners."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
+    """Convert boxes from center and size to corners.
+
+    Args:
+        boxes: (..., 4) cx, cy, w, h.
+
+    Returns:
+        (..., 4) x0, y0, x1, y1.
+    """
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corners -> (..., 4) centre and size."""
+    """Convert boxes from corners to center and size.
+
+    Args:
+        boxes: (..., 4) x0, y0, x1, y1.
+
+    Returns:
+        (..., 4) cx, cy, w, h.
+    """
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)

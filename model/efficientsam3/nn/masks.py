@@ -1,10 +1,10 @@
-"""The mask head: pixel embeddings from the pyramid and the fused tokens, one mask a query.
+"""The mask head: pixel embeddings from the pyramid and the fused tokens, one mask for each query.
 
-``MaskHead`` is the mathematics as it is learned. ``FoldedMaskHead`` gives the same masks
-with less arithmetic: the convolution of a sum is a sum of convolutions, so the pyramid's
-part is computed once an image; a 3 x 3 convolution after nearest-neighbour doubling is
-four 2 x 2 convolutions at the lower resolution; the last 1 x 1 convolution moves into the
-query's embedding, so it costs nothing a pixel.
+``MaskHead`` is the form that is trained. ``FoldedMaskHead`` gives the same masks with less
+arithmetic. The convolution of a sum is a sum of convolutions, so the pyramid's part is computed
+once for an image. A 3 x 3 convolution after nearest-neighbor doubling equals four 2 x 2
+convolutions at the lower resolution. The last 1 x 1 convolution is applied to the query's
+embedding instead of to each pixel.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from .neck import FoldedLevel, Neck, after_nearest, double, double_learned
 
 
 class PixelDecoder(nn.Module):
-    """Coarse to fine: double, add the finer level, convolve.
+    """Coarse to fine: double the resolution, add the finer pyramid level, convolve.
 
-    Checkpoints carry three steps; the pyramid has levels for two.
+    Checkpoints have weights for three steps; the pyramid has levels for two.
+
+    Args:
+        width: Number of channels C.
+        steps: Number of convolutions.
+        groups: Groups of the group norms.
     """
 
     def __init__(self, width: int, steps: int = 3, groups: int = 8) -> None:
@@ -31,8 +36,14 @@ class PixelDecoder(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for _ in range(steps))
 
     def forward(self, fused: Tensor, finer: list[Tensor]) -> Tensor:
-        """Args:
-        fused: (B, C, h, w). finer: levels of 2, 4, ... times its size, coarsest first.
+        """Decode the fused map.
+
+        Args:
+            fused: (B, C, h, w) map of the fusion encoder.
+            finer: Pyramid levels of 2, 4, ... times its size, coarsest first.
+
+        Returns:
+            (B, C, H, W) at the size of the last level.
         """
         x = fused
         for level, conv, norm in zip(finer, self.conv_layers, self.norms, strict=False):
@@ -42,35 +53,51 @@ class PixelDecoder(nn.Module):
 
 
 def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group norm in the dtype of ``x``; statistics are float32 in any case."""
+    """Apply a group norm in the dtype of the input. Torch computes statistics in float32.
+
+    Args:
+        norm: The group norm.
+        x: (B, C, H, W).
+
+    Returns:
+        (B, C, H, W) in the dtype of ``x``.
+    """
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
 
 
 OUTSIDE = -32.0
-"""Logit of what is no part of a mask."""
+"""Logit outside a mask's box."""
 WIDER = 0.1
-"""By this share of their sides, and a cell, boxes are widened before masks are cut to them."""
+"""Boxes are widened by this fraction of their sides, and by one cell, before masks are cut."""
 
 
 def within(logits: Tensor, boxes: Tensor) -> Tensor:
-    """Masks that end where their boxes do.
+    """Cut masks at their boxes.
 
     Args:
-        logits: (..., h, w). boxes: (..., 4) cxcywh in [0, 1].
+        logits: (..., h, w) mask logits.
+        boxes: (..., 4) cxcywh in [0, 1].
+
+    Returns:
+        (..., h, w) logits, ``OUTSIDE`` beyond the widened boxes.
     """
-    places = []
+    inside = []
     for axis, cells in enumerate(logits.shape[-2:]):
         at = (torch.arange(cells, device=logits.device) + 0.5) / cells
         middle, size = boxes[..., 1 - axis, None], boxes[..., 3 - axis, None]
-        places.append((at - middle).abs() <= size * (0.5 + WIDER) + 1 / cells)
-    rows, columns = places
+        inside.append((at - middle).abs() <= size * (0.5 + WIDER) + 1 / cells)
+    rows, columns = inside
     return logits.masked_fill(~(rows[..., None] & columns[..., None, :]), OUTSIDE)
 
 
 class MaskHead(nn.Module):
-    """``boxed``: masks are to be cut to their boxes, which this head does not see; see
-    ``within``.
+    """Predicts a mask for each query.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        boxed: Whether the caller cuts masks at their boxes with ``within``.
     """
 
     def __init__(self, width: int = 256, heads: int = 8, *, boxed: bool = False) -> None:
@@ -84,7 +111,16 @@ class MaskHead(nn.Module):
         self.instance_seg_head = nn.Conv2d(width, width, 1)
 
     def look_at_prompt(self, memory: Tensor, prompt: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, C) fused tokens that have looked at the (B, L, C) prompt once more."""
+        """Let the fused tokens attend to the prompt once more.
+
+        Args:
+            memory: (B, N, C) from the fusion encoder.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+
+        Returns:
+            (B, N, C).
+        """
         y = layer_norm(self.cross_attn_norm, memory)
         return memory + self.cross_attend_prompt(y, prompt, prompt, mask[:, None, None, :])
 
@@ -97,11 +133,18 @@ class MaskHead(nn.Module):
         queries: Tensor,
         finer: list[Tensor],
     ) -> Tensor:
-        """Args:
-            memory: (B, N, C) from the fusion encoder. prompt, mask: (B, L, C), (B, L).
-            queries: (B, Q, C). finer: pyramid levels of 2 and 4 times the grid.
+        """Predict masks of B prompts.
 
-        Returns: (B, Q, 4 * rows, 4 * columns) mask logits.
+        Args:
+            memory: (B, N, C) from the fusion encoder.
+            grid: Rows and columns of the N tokens.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+            queries: (B, Q, C) from the decoder.
+            finer: Pyramid levels of 2 and 4 times the grid.
+
+        Returns:
+            (B, Q, 4 * rows, 4 * columns) mask logits.
         """
         fused = self.look_at_prompt(memory, prompt, mask).transpose(1, 2).unflatten(2, grid)
         pixels = self.instance_seg_head(self.pixel_decoder(fused, finer))
@@ -117,15 +160,21 @@ class MaskHead(nn.Module):
         finer: list[Tensor],
         images: Tensor,
     ) -> Tensor:
-        """The same for R prompts on B images, at less than half the cost; for training.
+        """Predict masks of R prompts on B images, for training, at less than half the cost.
 
-        The pyramid's part of each convolution is computed once an image.
+        The pyramid's part of each convolution is computed once for an image.
 
         Args:
-            memory, prompt, mask, queries: of R prompts. finer: levels of B images.
-            images: (R,), the image of each prompt.
+            memory: (R, N, C) from the fusion encoder.
+            grid: Rows and columns of the N tokens.
+            prompt: (R, L, C) prompt tokens.
+            mask: (R, L) bool, True where a prompt token is valid.
+            queries: (R, Q, C) from the decoder.
+            finer: Pyramid levels of the B images, of 2 and 4 times the grid.
+            images: (R,) index of each prompt's image.
 
-        Returns: (R, Q, 4 * rows, 4 * columns) mask logits.
+        Returns:
+            (R, Q, 4 * rows, 4 * columns) mask logits.
         """
         decoder = self.pixel_decoder
         x = self.look_at_prompt(memory, prompt, mask).transpose(1, 2).unflatten(2, grid)
@@ -140,10 +189,12 @@ class MaskHead(nn.Module):
 
 
 class FoldedMaskHead(nn.Module):
-    """``MaskHead`` and the two finer pyramid levels, for inference.
+    """The mask head and the two finer pyramid levels, for inference.
 
     Args:
-        head, neck: as learned, float32.
+        head: Trained mask head, float32.
+        neck: Trained neck, float32.
+        dtype: Dtype of the convolutions.
     """
 
     def __init__(self, head: MaskHead, neck: Neck, dtype: torch.dtype) -> None:
@@ -159,7 +210,14 @@ class FoldedMaskHead(nn.Module):
             self.register_buffer(f"bias{i}", convs[i].bias.detach().to(dtype), persistent=False)
 
     def read_image(self, x: Tensor) -> list[Tensor]:
-        """Encoder map (B, C, h, w) -> what the pyramid adds in each step."""
+        """Compute the pyramid's part of each decoding step.
+
+        Args:
+            x: (B, C, h, w) map of the image encoder.
+
+        Returns:
+            One map for each step.
+        """
         out = []
         for i, level in enumerate(self.levels):
             kernel, bias = getattr(self, f"base{i}"), getattr(self, f"bias{i}")
@@ -174,7 +232,18 @@ class FoldedMaskHead(nn.Module):
         mask: Tensor,
         image: list[Tensor],
     ) -> Tensor:
-        """Pixel embeddings (B, C, 4 * rows, 4 * columns) before the last 1 x 1 convolution."""
+        """Compute pixel embeddings, without the last 1 x 1 convolution.
+
+        Args:
+            memory: (B, N, C) from the fusion encoder.
+            grid: Rows and columns of the N tokens.
+            prompt: (B, L, C) prompt tokens.
+            mask: (B, L) bool, True where a prompt token is valid.
+            image: From ``read_image``.
+
+        Returns:
+            (B, C, 4 * rows, 4 * columns).
+        """
         x = self.head.look_at_prompt(memory, prompt, mask).transpose(1, 2).unflatten(2, grid)
         for i, base in enumerate(image):
             kernel: Tensor = getattr(self, f"double{i}")
@@ -184,7 +253,15 @@ class FoldedMaskHead(nn.Module):
         return x
 
     def read_masks(self, queries: Tensor, pixels: Tensor) -> Tensor:
-        """(B, Q, C) queries and (B, C, H, W) pixels -> (B, Q, H, W) float32 logits."""
+        """Predict masks from pixel embeddings.
+
+        Args:
+            queries: (B, Q, C) from the decoder.
+            pixels: (B, C, H, W) from ``read_pixels``.
+
+        Returns:
+            (B, Q, H, W) float32 logits.
+        """
         embedded = self.head.mask_embed(queries).float()
         last = self.head.instance_seg_head
         weight, bias = last.weight.float().flatten(1), last.bias.float()
@@ -194,23 +271,9 @@ class FoldedMaskHead(nn.Module):
         if flat.dtype == torch.float32:
             logits = flat @ rounded.transpose(1, 2)
         else:
-            # A mask's sign hangs on small differences: add what rounding took from the weights.
+            # The sign of a logit depends on small differences: the rounding error is added back.
             both = torch.cat([rounded, (weights - rounded).to(flat.dtype)], 1)
             high, low = (flat @ both.transpose(1, 2)).float().chunk(2, -1)
             logits = high.add_(low)
         logits = logits.transpose(1, 2) + (embedded @ bias)[..., None]
         return logits.unflatten(-1, pixels.shape[-2:])
-
-
-def suppress(masks: Tensor, limit: float) -> Tensor:
-    """Indices of (N, h, w) masks, best first, that overlap no better one by more than ``limit``."""
-    with torch.autocast(masks.device.type, enabled=False):  # cells are counted
-        flat = masks.flatten(1).float()
-        shared = flat @ flat.T
-    area = shared.diagonal()
-    overlap = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu().numpy()
-    kept: list[int] = []
-    for i in range(len(overlap)):
-        if not kept or overlap[i, kept].max() <= limit:
-            kept.append(i)
-    return torch.tensor(kept, device=masks.device)

@@ -1,7 +1,7 @@
-"""The video memory of SAM3.1 ("object multiplex": sixteen objects share one pass).
+"""Weights of SAM3.1's video memory (object multiplex: sixteen objects share one pass).
 
-Its weights are carried, so that a SAM3.1 checkpoint can be saved and converted without
-loss. Nothing here is run: images do not need it, and video with SAM3.1 is not supported.
+They are kept so that a SAM3.1 checkpoint can be saved and converted without loss. Nothing here is
+run: images do not need it, and video with SAM3.1 is not supported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from .memory import ConvNextBlock, MaskDownsampler
 
 
 class MultiplexLayer(nn.Module):
+    """Weights of one memory attention layer.
+
+    Args:
+        width: Number of channels.
+        hidden: Width of the feed-forward layer.
+    """
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         for attention in ("self_attn", "cross_attn"):
@@ -30,10 +37,16 @@ class MultiplexLayer(nn.Module):
 
 
 class MultiplexMemory(nn.Module):
-    """Weights of the SAM3.1 tracker beside the interactive head.
+    """Weights of the SAM3.1 tracker, without those of the interactive head.
 
     Args:
-        slots: objects a bucket. frames: memories that are read at once.
+        width: Number of channels.
+        heads: Attention heads of the mask decoder.
+        hidden: Width of the feed-forward layers.
+        depth: Layers of the memory attention.
+        grid: Cells a side of the coarsest level.
+        slots: Objects of a bucket.
+        frames: Memory frames that are read at once.
     """
 
     def __init__(
@@ -59,7 +72,7 @@ class MultiplexMemory(nn.Module):
         self.object_pointer = Mlp(width, width, width, width)
 
         self.encoder = nn.Module()
-        # Each object brings its mask and a flag for conditioning frames.
+        # The inputs are a mask and a conditioning flag for each object.
         widths = (2 * slots, 16, 64, 256, 1024)
         self.encoder.mask_downsampler = MaskDownsampler(width, 16 * grid, widths)
         self.encoder.pix_feat_proj = nn.Conv2d(width, width, 1)

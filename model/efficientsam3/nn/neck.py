@@ -1,14 +1,14 @@
 """The feature pyramid between image encoder and heads (a simple FPN as in ViTDet).
 
-``Neck`` is the mathematics as it is learned. ``FoldedNeck`` gives the same levels with
-about half of the arithmetic:
+``Neck`` is the form that is trained. ``FoldedLevel`` gives the same levels with about half of the
+arithmetic:
 
-* a student's map has 32 x 32 cells, enlarged to 72 x 72 before the neck. An operator that
-  only mixes channels commutes with bilinear enlarging, so it runs on the small map;
-* a transposed convolution that does not overlap, and the 1 x 1 convolution after it, are
-  one linear map a cell;
-* a 3 x 3 convolution after such a map is a 2 x 2 convolution at half the resolution with
-  four times the outputs, one group for each cell of the 2 x 2 block.
+* A student's map has 32 x 32 cells and is enlarged to 72 x 72 before the neck. An operator that
+  only mixes channels commutes with bilinear enlarging, so it runs on the small map.
+* A transposed convolution without overlap and the 1 x 1 convolution after it are one linear map
+  for each cell.
+* A 3 x 3 convolution after such a map equals a 2 x 2 convolution at half the resolution with four
+  times the outputs, one group for each cell of the 2 x 2 block.
 """
 
 from __future__ import annotations
@@ -23,14 +23,28 @@ from .layers import as_weights
 
 
 def enlarge(x: Tensor, size: int) -> Tensor:
-    """Bilinear (B, C, h, w) -> (B, C, size, size); nothing to do for a map of that size."""
+    """Resize a map bilinearly.
+
+    Args:
+        x: (B, C, h, w).
+        size: Cells a side of the result.
+
+    Returns:
+        (B, C, size, size); ``x`` itself if it has this size.
+    """
     if x.shape[-1] == size and x.shape[-2] == size:
         return x
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
 
 
 class Level(nn.Module):
-    """One level: enlarge 4, 2 or 1 times (or shrink by 2), then 1 x 1 and 3 x 3 convolutions."""
+    """One pyramid level: change the resolution, then 1 x 1 and 3 x 3 convolutions.
+
+    Args:
+        scale: Factor of the resolution: 4, 2, 1 or 0.5.
+        width: Channels of the input.
+        out: Channels of the output.
+    """
 
     def __init__(self, scale: float, width: int, out: int) -> None:
         super().__init__()
@@ -44,6 +58,14 @@ class Level(nn.Module):
         self.smooth = nn.Conv2d(out, out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the level.
+
+        Args:
+            x: (B, width, g, g).
+
+        Returns:
+            (B, out, scale * g, scale * g).
+        """
         x = as_weights(x, self.mix.weight)
         if self.scale < 1:
             x = F.max_pool2d(x, 2)
@@ -53,11 +75,13 @@ class Level(nn.Module):
 
 
 class Neck(nn.Module):
-    """(B, C, h, w) map -> the levels asked for, finest first.
+    """Computes pyramid levels from the image encoder's map.
 
     Args:
-        scales: of every level that a checkpoint has, e.g. (4, 2, 1, 0.5).
-        grid: cells a side of the level of scale 1.
+        scales: Scale of each level, finest first, such as (4, 2, 1, 0.5).
+        grid: Cells a side of the level of scale 1.
+        width: Channels of the image encoder's map.
+        out: Channels of the levels.
     """
 
     def __init__(
@@ -68,17 +92,60 @@ class Neck(nn.Module):
         self.levels = nn.ModuleList(Level(s, width, out) for s in scales)
 
     def forward(self, x: Tensor, levels: tuple[int, ...] = (0, 1, 2)) -> list[Tensor]:
+        """Compute some levels.
+
+        Args:
+            x: (B, width, h, w) map of the image encoder.
+            levels: Indices of the levels, 0 the finest.
+
+        Returns:
+            The levels, in the order of ``levels``.
+        """
         x = enlarge(x, self.grid)
         return [self.levels[i](x) for i in levels]
 
 
-def after_nearest(weight: Tensor) -> Tensor:
-    """A 3 x 3 kernel after nearest-neighbour doubling -> the 2 x 2 kernel at low resolution.
+class StageNeck(nn.Module):
+    """Computes pyramid levels from the maps of the image encoder's stages.
+
+    Fine levels come from fine stages, where ``Neck`` enlarges the last map by learned convolutions.
 
     Args:
-        weight: (O, I, 3, 3).
+        widths: Channels of the maps, finest first; the last one is the level of scale 1.
+        out: Channels of the levels.
+    """
+
+    def __init__(self, widths: tuple[int, ...], out: int = 256) -> None:
+        super().__init__()
+        levels = [nn.Sequential(nn.Conv2d(width, out, 1)) for width in widths]
+        levels[-1].append(nn.ReLU())
+        levels[-1].append(nn.Conv2d(out, out, 3, padding=1))
+        self.levels = nn.ModuleList(levels)
+
+    def forward(
+        self, maps: tuple[Tensor, ...], levels: tuple[int, ...] = (0, 1, 2)
+    ) -> list[Tensor]:
+        """Compute some levels.
+
+        Args:
+            maps: Maps of the image encoder's stages, finest first.
+            levels: Indices of the levels, 0 the finest.
+
+        Returns:
+            The levels, in the order of ``levels``.
+        """
+        return [self.levels[i](as_weights(maps[i], self.levels[i][0].weight)) for i in levels]
+
+
+def after_nearest(weight: Tensor) -> Tensor:
+    """Fold nearest-neighbor doubling into the 3 x 3 convolution after it.
+
+    Args:
+        weight: (O, I, 3, 3) kernel.
+
     Returns:
-        (4 * O, I, 2, 2); output group 2 * a + b is row a, column b of each 2 x 2 block.
+        (4 * O, I, 2, 2) kernel at the lower resolution. Output group 2 * a + b is row a, column b
+        of each 2 x 2 block.
     """
     # Row a of a block sees coarse rows (i - 1, i) if a is 0, (i, i + 1) if it is 1.
     top = torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], 2)
@@ -92,13 +159,14 @@ def after_nearest(weight: Tensor) -> Tensor:
 
 
 def after_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
-    """A 3 x 3 kernel after a linear map to 2 x 2 blocks -> one 2 x 2 kernel at low resolution.
+    """Fold a linear map to 2 x 2 blocks into the 3 x 3 convolution after it.
 
     Args:
-        weight: (O, M, 3, 3).
-        blocks: (2, 2, M, I), the map of a cell to each cell of its block.
+        weight: (O, M, 3, 3) kernel.
+        blocks: (2, 2, M, I) map of a cell to each cell of its block.
+
     Returns:
-        (4 * O, I, 2, 2), grouped as in ``after_nearest``.
+        (4 * O, I, 2, 2) kernel at the lower resolution, grouped as in ``after_nearest``.
     """
     o, i = weight.shape[0], blocks.shape[-1]
     out = weight.new_zeros(2, 2, o, i, 2, 2)
@@ -116,13 +184,16 @@ def after_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
 def double(
     x: Tensor, kernel: Tensor, bias: Tensor | None = None, base: Tensor | None = None
 ) -> Tensor:
-    """Run a grouped 2 x 2 kernel and put the groups in their places: twice the resolution.
+    """Apply a grouped 2 x 2 kernel and interleave the groups to twice the resolution.
 
-    Group by group: the outputs of all four at once are as large as the map itself.
+    Groups are computed one after the other, which needs a quarter of the memory.
 
     Args:
-        x: (B, I, h, w), channels last. kernel: (4 * O, I, 2, 2), from ``after_nearest`` or
-            ``after_blocks``. bias: (O,). base: (1 or B, O, 2h, 2w), added.
+        x: (B, I, h, w), channels last.
+        kernel: (4 * O, I, 2, 2) from ``after_nearest`` or ``after_blocks``.
+        bias: (O,).
+        base: (1 or B, O, 2h, 2w), added to the result.
+
     Returns:
         (B, O, 2h, 2w), channels last.
     """
@@ -141,27 +212,32 @@ def double(
 
 
 def double_learned(x: Tensor, weight: Tensor) -> Tensor:
-    """A 3 x 3 convolution after nearest-neighbour doubling, for training: one transposed
-    convolution with a 4 x 4 kernel.
+    """Double by nearest neighbor and convolve by 3 x 3, as one transposed convolution.
+
+    For training, where the kernel changes in each step.
 
     Args:
-        x: (B, I, h, w). weight: (O, I, 3, 3), of the convolution.
-    Returns: (B, O, 2h, 2w).
+        x: (B, I, h, w).
+        weight: (O, I, 3, 3) kernel of the convolution.
+
+    Returns:
+        (B, O, 2h, 2w).
     """
     w = weight.flip(2, 3).transpose(0, 1)
-    # Each coarse cell is a 2 x 2 block: its four cells spread the kernel from four places.
+    # A coarse cell is a 2 x 2 block, so its kernel is the sum of the kernels at four positions.
     corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
     kernel = torch.stack([F.pad(w, corner) for corner in corners]).sum(0)
     return F.conv_transpose2d(x, kernel, stride=2, padding=1)
 
 
 class FoldedLevel(nn.Module):
-    """A ``Level`` for inference, with an optional linear convolution after it folded in.
+    """A level for inference, optionally with a 1 x 1 convolution after it folded in.
 
     Args:
-        level: of scale 4, 2 or 1.
-        after: a 1 x 1 convolution that is all that reads the level.
-        grid: as in ``Neck``.
+        level: A trained level of scale 4, 2 or 1.
+        grid: Cells a side of the level of scale 1.
+        dtype: Dtype of the 3 x 3 convolution.
+        after: A 1 x 1 convolution that is the only reader of the level.
     """
 
     def __init__(
@@ -187,14 +263,14 @@ class FoldedLevel(nn.Module):
             first, first_bias = blocks(level.up[0]), level.up[0].bias.float()
             inner = mix @ blocks(level.up[1])
             inner_bias = mix @ level.up[1].bias.float() + mix_bias
-            # Zero padding is outside the inner map, bias included: the border differs.
+            # The zero padding lies outside the inner map and its bias, so the border differs.
             probe = inner_bias.view(1, -1, 1, 1).expand(1, -1, 4, 4)
             border = F.conv2d(probe, smooth, padding=1)
             self._keep("border", border - border[:, :, 1:2, 1:2], dtype)
             bias = bias + border[0, :, 1, 1]
             smooth = after_blocks(smooth, inner)
         s = first.shape[0]
-        # The small map costs nothing in float32.
+        # Float32 costs little on the small map.
         self._keep("first", first.flatten(0, 2)[..., None, None], torch.float32)
         self._keep("first_bias", first_bias.repeat(s * s), torch.float32)
         self._keep("smooth", smooth, dtype)
@@ -206,6 +282,14 @@ class FoldedLevel(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the level.
+
+        Args:
+            x: (B, C, h, w) map of the image encoder.
+
+        Returns:
+            (B, out, scale * grid, scale * grid).
+        """
         x = F.conv2d(x.to(self.first.dtype), self.first, self.first_bias)
         x = enlarge(x.contiguous(memory_format=torch.channels_last), self.grid)
         x = torch.ops.aten.gelu_(x) if self.scale == 4 else x  # in place: the map is large

@@ -1,7 +1,7 @@
-"""The Perceiver memory of EdgeTAM (arXiv 2501.07256): few tokens for all that a frame left.
+"""The Perceiver memory of EdgeTAM (arXiv 2501.07256): compresses a frame's memory to few tokens.
 
-Some latents look at the whole map and have no place; others lie on a coarse grid and look each at
-the window of the map that it covers. One set of layers serves both.
+Global latents attend to the whole map. Latents of a coarse grid attend each to the window of the
+map that they cover. One set of layers serves both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from .layers import dot_product_attention, layer_norm, linear
 
 
 class LatentAttention(nn.Module):
-    """Pre-norm attention of latents with one head and no biases: to tokens, or to each other.
+    """Pre-norm attention of latents, with one head and no biases.
 
     Args:
-        outside: they attend to tokens, which have a norm of their own.
+        width: Number of channels C.
+        outside: Whether latents attend to tokens, which have their own norm, or to each other.
     """
 
     def __init__(self, width: int, *, outside: bool) -> None:
@@ -29,21 +30,41 @@ class LatentAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) tokens -> keys and values (B, N, C)."""
+        """Compute keys and values.
+
+        Args:
+            tokens: (B, N, C).
+
+        Returns:
+            Keys and values, (B, N, C).
+        """
         norm = self.norm if self.norm_tokens is None else self.norm_tokens
         keys, values = linear(self.kv, layer_norm(norm, tokens)).chunk(2, -1)
         return keys, values
 
     def forward(self, latents: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(B, L, C) latents, (B, N, C) keys and values -> (B, L, C)."""
+        """Attend.
+
+        Args:
+            latents: (B, L, C).
+            keys: (B, N, C) from ``read``.
+            values: (B, N, C) from ``read``.
+
+        Returns:
+            (B, L, C).
+        """
         q = linear(self.q, layer_norm(self.norm, latents))
-        keys, values = keys.to(q.dtype), values.to(q.dtype)  # places made them float32
+        keys, values = keys.to(q.dtype), values.to(q.dtype)  # position encodings are float32
         seen = dot_product_attention(q[:, None], keys[:, None], values[:, None])[:, 0]
         return linear(self.out, seen)
 
 
 class Feed(nn.Module):
-    """Pre-norm feed-forward layer without biases, four times as wide inside."""
+    """Pre-norm feed-forward layer without biases, four times as wide inside.
+
+    Args:
+        width: Number of channels C.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,11 +73,23 @@ class Feed(nn.Module):
         self.narrow = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer, without the residual.
+
+        Args:
+            x: (..., C).
+
+        Returns:
+            (..., C).
+        """
         return linear(self.narrow, F.gelu(linear(self.widen, layer_norm(self.norm, x))))
 
 
 class PerceiverLayer(nn.Module):
-    """Latents look at the tokens, then at each other."""
+    """Latents attend to the tokens, then to each other.
+
+    Args:
+        width: Number of channels C.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,8 +99,15 @@ class PerceiverLayer(nn.Module):
         self.mix_feed = Feed(width)
 
     def forward(self, latents: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Args:
-        latents: (B, L, C). keys, values: (B, N, C), of ``look.read``.
+        """Update the latents.
+
+        Args:
+            latents: (B, L, C).
+            keys: (B, N, C) from ``look.read``.
+            values: (B, N, C) from ``look.read``.
+
+        Returns:
+            (B, L, C).
         """
         latents = latents + self.look(latents, keys, values)
         latents = latents + self.feed(latents)
@@ -76,17 +116,19 @@ class PerceiverLayer(nn.Module):
 
 
 class Perceiver(nn.Module):
-    """A map of memory -> ``latents`` tokens without a place, then ``cells`` x ``cells`` with one.
+    """Compresses a memory map to global tokens and a coarse grid of tokens.
 
     Args:
-        width: of the memory. latents: looking at the whole map; 0: none.
-        cells: a side of the grid of the others, which divides the map's; 0: none.
+        width: Channels of the memory.
+        latents: Number of global latents; 0 for none.
+        cells: Cells a side of the coarse grid, which divides the map's side; 0 for none.
+        depth: Number of layers.
     """
 
     def __init__(self, width: int, latents: int, cells: int, depth: int = 2) -> None:
         super().__init__()
         self.cells = cells
-        # Named as in EdgeTAM. Latents far apart look at different things from the start.
+        # Named as in EdgeTAM. Random latents differ, so they attend to different tokens.
         self.latents = nn.Parameter(torch.randn(latents, width)) if latents else None
         self.latents_2d = nn.Parameter(torch.randn(cells**2, width)) if cells else None
         self.layers = nn.ModuleList(PerceiverLayer(width) for _ in range(depth))
@@ -94,15 +136,18 @@ class Perceiver(nn.Module):
 
     @property
     def unplaced(self) -> int:
-        """How many tokens have no place."""
+        """Number of tokens without a position."""
         return 0 if self.latents is None else len(self.latents)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Args:
-            tokens: (B, N, C), a token a cell, row by row. places: (N, C), their encoding, which
-                latents without a place find in keys and values.
+        """Compress the memories of B objects.
 
-        Returns: (B, ``latents`` + ``cells``^2, C).
+        Args:
+            tokens: (B, N, C), one token for each cell, row by row.
+            places: (N, C) position encodings, added to keys and values for the global latents.
+
+        Returns:
+            (B, latents + cells ** 2, C).
         """
         batch = len(tokens)
         everywhere = None if self.latents is None else self.latents.expand(batch, -1, -1)
@@ -110,7 +155,7 @@ class Perceiver(nn.Module):
         if self.latents_2d is not None:
             placed = self.latents_2d.repeat(batch, 1)[:, None]
         for layer in self.layers:
-            keys, values = layer.look.read(tokens)  # the same for both
+            keys, values = layer.look.read(tokens)  # global and grid latents read the same
             if everywhere is not None:
                 everywhere = layer(everywhere, keys + places, values + places)
             if placed is not None:
@@ -121,7 +166,7 @@ class Perceiver(nn.Module):
         return layer_norm(self.norm, torch.cat(out, 1))
 
     def _windows(self, x: Tensor) -> Tensor:
-        """(B, N, C) of the map -> (B * cells^2, N / cells^2, C), row by row."""
+        """Cut (B, N, C) into windows (B * cells ** 2, N / cells ** 2, C), row by row."""
         side = round(x.shape[1] ** 0.5) // self.cells
         x = x.unflatten(1, (self.cells, side, self.cells, side)).transpose(2, 3)
         return x.reshape(-1, side**2, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Sine and rotary position encodings; all float32, all derived, none learned."""
+"""Sine and rotary position encodings, computed in float32 and not learned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEMPERATURE = 10000.0
 
 
 def _waves(position: Tensor, width: int) -> Tensor:
-    """(...,) positions in radians -> (..., width): sine and cosine, interleaved."""
+    """Encode (...,) positions in radians as (..., width) interleaved sines and cosines."""
     index = torch.arange(width, dtype=torch.float32, device=position.device)
     scale = TEMPERATURE ** (2 * (index // 2) / width)
     angle = position[..., None] / scale
@@ -19,19 +19,45 @@ def _waves(position: Tensor, width: int) -> Tensor:
 
 
 def encode_points(xy: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(..., 2) points in [0, 1] -> encodings of x and of y, each (..., width / 2)."""
+    """Encode points.
+
+    Args:
+        xy: (..., 2) in [0, 1].
+        width: Channels of both encodings together.
+
+    Returns:
+        Encodings of x and of y, each (..., width / 2).
+    """
     x, y = (2 * math.pi * xy).unbind(-1)
     return _waves(x, width // 2), _waves(y, width // 2)
 
 
 def encode_boxes(boxes: Tensor, width: int) -> Tensor:
-    """(..., 4) cxcywh in [0, 1] -> (..., 2 * width): encodings of cy, cx, w, h."""
+    """Encode boxes.
+
+    Args:
+        boxes: (..., 4) cxcywh in [0, 1].
+        width: Half of the channels of the result.
+
+    Returns:
+        (..., 2 * width): encodings of cy, cx, w, h.
+    """
     cx, cy, w, h = (2 * math.pi * boxes).unbind(-1)
     return torch.cat([_waves(v, width // 2) for v in (cy, cx, w, h)], -1)
 
 
 def encode_grid(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Encoding of each cell of a grid, (height * width, channels): y first, then x."""
+    """Encode the cells of a grid.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        channels: Channels of the result.
+        device: Device of the result.
+
+    Returns:
+        (height * width, channels): the encoding of y, then of x.
+    """
 
     def axis(n: int) -> Tensor:
         steps = torch.arange(1, n + 1, dtype=torch.float32, device=device)
@@ -43,7 +69,15 @@ def encode_grid(height: int, width: int, channels: int, device: torch.device) ->
 
 
 def encode_ages(ages: Tensor, width: int) -> Tensor:
-    """(...,) ages, 1 the oldest that is read -> (..., width): sines, then cosines."""
+    """Encode the ages of object pointers.
+
+    Args:
+        ages: (...,) ages; the oldest pointer has 1.
+        width: Channels of the result.
+
+    Returns:
+        (..., width): sines, then cosines.
+    """
     index = torch.arange(width // 2, dtype=torch.float32, device=ages.device)
     angle = ages[..., None] / TEMPERATURE ** (2 * (index // 2) / (width // 2))
     return torch.cat((angle.sin(), angle.cos()), -1)
@@ -52,12 +86,19 @@ def encode_ages(ages: Tensor, width: int) -> Tensor:
 def rotary_grid(
     height: int, width: int, channels: int, scale: float = 1.0, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables (height * width, channels / 2) of the axial rotary encoding.
+    """Compute the tables of the axial rotary encoding.
 
-    The first half of the pairs turns with x, the second with y.
+    The first half of the channel pairs rotates with x, the second half with y.
 
     Args:
-        scale: multiplies cell indices (trained grid / used grid). offset: is added to them then.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        channels: Channels of an attention head.
+        scale: Factor of cell indices: trained grid / used grid.
+        offset: Added to the scaled indices.
+
+    Returns:
+        Cosines and sines, each (height * width, channels / 2).
     """
     frequency = 1.0 / TEMPERATURE ** (torch.arange(0, channels, 4).float() / channels)
     index = torch.arange(height * width, dtype=torch.float32)
@@ -68,6 +109,15 @@ def rotary_grid(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring pairs of (..., N, D) by the angles of the (N, D / 2) tables."""
+    """Rotate neighboring channel pairs.
+
+    Args:
+        x: (..., N, D).
+        cos: (N, D / 2) cosines.
+        sin: (N, D / 2) sines.
+
+    Returns:
+        (..., N, D) in the dtype of ``x``.
+    """
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)

@@ -1,7 +1,7 @@
-"""Text encoders: tokens in, one feature a token out.
+"""Text encoders: one feature for each token.
 
-``MobileClipText`` is the student (arXiv 2311.17049, 2508.20691), ``ClipText`` SAM3's own.
-Both attend to padding, as they were trained to; who reads their output masks it.
+``MobileClipText`` is the student (arXiv 2311.17049, 2508.20691), ``ClipText`` SAM3's own encoder.
+Both attend to padding, as in their training; the parts that read the features mask it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ from .layers import Attention, dot_product_attention, layer_norm, linear, merge_
 
 
 class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+    """
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -21,12 +28,25 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, L, C).
+
+        Returns:
+            (B, L, C).
+        """
         q, k, v = linear(self.qkv_proj, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return linear(self.out_proj, merge_heads(dot_product_attention(q, k, v)))
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,12 +57,25 @@ class TransformerBlock(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: (B, L, C).
+
+        Returns:
+            (B, L, C).
+        """
         x = x + self.attn(layer_norm(self.norm1, x))
         return x + linear(self.fc2, F.gelu(linear(self.fc1, layer_norm(self.norm2, x))))
 
 
 class RepMixerBlock(nn.Module):
-    """Depthwise mixing along the phrase, then a convolutional feed-forward."""
+    """Depthwise convolution along the phrase, then a convolutional feed-forward layer.
+
+    Args:
+        width: Number of channels C.
+        kernel: Tokens that the convolution covers.
+    """
 
     def __init__(self, width: int, kernel: int = 11) -> None:
         super().__init__()
@@ -63,6 +96,14 @@ class RepMixerBlock(nn.Module):
         self.scale = nn.Parameter(1e-5 * torch.ones(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: (B, L, C).
+
+        Returns:
+            (B, L, C) float32.
+        """
         y = x.transpose(1, 2)[:, :, None].to(self.conv.weight.dtype)  # (B, C, 1, L)
         mixed = self.mixer_skip_norm(y) + self.mixer_conv_norm(self.mixer_conv(y))
         y = y + self.mixer_scale * (mixed - self.skip_norm(y))
@@ -71,11 +112,17 @@ class RepMixerBlock(nn.Module):
 
 
 class MobileClipText(nn.Module):
-    """(B, L) tokens -> (B, L, out) features.
+    """The text encoder of MobileCLIP.
 
     Args:
-        context: rows of the position table, the longest L.
-        mixers: put a RepMixer block before and after the transformer blocks (MobileCLIP-S0).
+        width: Channels of the transformer.
+        depth: Number of transformer blocks.
+        heads: Attention heads.
+        context: Rows of the position table: the largest number of tokens L.
+        mixers: Whether a RepMixer block stands before and after the transformer blocks
+            (MobileCLIP-S0).
+        vocabulary: Number of token ids.
+        out: Channels of the features.
     """
 
     def __init__(
@@ -98,15 +145,24 @@ class MobileClipText(nn.Module):
             blocks = [RepMixerBlock(width), *blocks, RepMixerBlock(width)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
-        # In every checkpoint, read by none: MobileCLIP's projection to its image space.
+        # Checkpoints have it and nothing reads it: MobileCLIP's projection to its image space.
         self.clip_projection = nn.Parameter(torch.zeros(width, width))
         self.projector = nn.Linear(width, out)
 
     @property
     def context(self) -> int:
+        """The largest number of tokens."""
         return self.positions.shape[-2]
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Encode phrases.
+
+        Args:
+            tokens: (B, L) token ids.
+
+        Returns:
+            (B, L, out) float32.
+        """
         x = self.embedding(tokens).float() + self.positions[0, :, : tokens.shape[1]].float()
         for block in self.blocks:
             x = block(x)
@@ -114,6 +170,13 @@ class MobileClipText(nn.Module):
 
 
 class ClipBlock(nn.Module):
+    """Pre-norm transformer block of CLIP.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+    """
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
@@ -123,13 +186,31 @@ class ClipBlock(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: (B, L, C).
+            mask: (L, L) bool, True where row attends to column.
+
+        Returns:
+            (B, L, C).
+        """
         y = layer_norm(self.ln_1, x)
         x = x + self.attn(y, y, y, mask)
         return x + linear(self.fc2, F.gelu(linear(self.fc1, layer_norm(self.ln_2, x))))
 
 
 class ClipText(nn.Module):
-    """SAM3's causal text encoder: (B, L) tokens -> (B, L, out) features."""
+    """SAM3's causal text encoder.
+
+    Args:
+        width: Channels of the transformer.
+        depth: Number of transformer blocks.
+        heads: Attention heads.
+        context: Rows of the position table: the largest number of tokens L.
+        vocabulary: Number of token ids.
+        out: Channels of the features.
+    """
 
     def __init__(
         self,
@@ -145,15 +226,24 @@ class ClipText(nn.Module):
         self.positions = nn.Parameter(torch.zeros(context, width))
         self.blocks = nn.ModuleList(ClipBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        # In every checkpoint, read by none: the projection of CLIP's pooled text.
+        # Checkpoints have it and nothing reads it: the projection of CLIP's pooled text.
         self.clip_projection = nn.Parameter(torch.zeros(width, width // 2))
         self.projector = nn.Linear(width, out)
 
     @property
     def context(self) -> int:
+        """The largest number of tokens."""
         return self.positions.shape[0]
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Encode phrases.
+
+        Args:
+            tokens: (B, L) token ids.
+
+        Returns:
+            (B, L, out) float32.
+        """
         n = tokens.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril()
         x = self.embedding(tokens).float() + self.positions[:n].float()

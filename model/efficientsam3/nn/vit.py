@@ -1,4 +1,4 @@
-"""SAM3's own image encoder: a plain ViT with windows and rotary positions (arXiv 2511.16719)."""
+"""SAM3's image encoder: a plain ViT with windows and rotary positions (arXiv 2511.16719)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from .positions import rotary_grid, rotate
 
 
 class RotaryAttention(nn.Module):
+    """Multi-head self-attention on a grid, with rotary positions.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        grid: Cells a side of the attended area.
+        trained_grid: Cells a side for which the positions were trained.
+    """
+
     def __init__(self, width: int, heads: int, grid: int, trained_grid: int) -> None:
         super().__init__()
         self.heads = heads
@@ -20,7 +29,7 @@ class RotaryAttention(nn.Module):
         self.init_non_persistent_buffers()
 
     def init_non_persistent_buffers(self) -> None:
-        """Compute the rotary tables (timm's name for this)."""
+        """Compute the rotary tables. The method has timm's name for this."""
         width = self.proj.in_features // self.heads
         cos, sin = rotary_grid(self.grid, self.grid, width, scale=self.trained_grid / self.grid)
         self.register_buffer("cos", cos, persistent=False)
@@ -29,6 +38,14 @@ class RotaryAttention(nn.Module):
         self.sin: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, grid * grid, C).
+
+        Returns:
+            (B, grid * grid, C).
+        """
         qkv = linear(self.qkv, x).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
@@ -36,17 +53,41 @@ class RotaryAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear layers with GELU.
+
+    Args:
+        width: Number of channels C.
+        hidden: Width between the layers.
+    """
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers.
+
+        Args:
+            x: (..., C).
+
+        Returns:
+            (..., C).
+        """
         return linear(self.fc2, F.gelu(linear(self.fc1, x)))
 
 
 class Block(nn.Module):
-    """Pre-norm block; attends within windows of ``window`` cells, or everywhere if it is None."""
+    """Pre-norm transformer block, with attention within windows or over the whole grid.
+
+    Args:
+        width: Number of channels C.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layer.
+        grid: Cells a side of the map.
+        window: Cells a side of a window; None for attention over the whole grid.
+        trained_grid: Cells a side for which the positions were trained.
+    """
 
     def __init__(
         self, width: int, heads: int, hidden: int, grid: int, window: int | None, trained_grid: int
@@ -59,6 +100,14 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Update the map.
+
+        Args:
+            x: (B, h, w, C).
+
+        Returns:
+            (B, h, w, C).
+        """
         b, h, w, c = x.shape
         y = layer_norm(self.norm1, x)
         if self.window is None:
@@ -73,10 +122,14 @@ class Block(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Convolutions that halve a patch in two steps, in place of one linear map of its pixels.
+    """A convolutional stem in place of the linear patch embedding.
 
-    A linear map has to learn every shift of an edge anew: from scratch and with few images a
-    convolutional stem learns much faster (arXiv 2106.14881). SAM3 has none.
+    From scratch and with few images it learns much faster (arXiv 2106.14881). SAM3 has none.
+
+    Args:
+        stem: Channels of the convolutions.
+        width: Channels of the output.
+        patch: Pixels a side of a patch.
     """
 
     def __init__(self, stem: int, width: int, patch: int) -> None:
@@ -92,20 +145,33 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embed patches.
+
+        Args:
+            x: (B, 3, R, R) pixels.
+
+        Returns:
+            (B, width, R / patch, R / patch).
+        """
         for layer in self:
-            # Norms give float32, and convolutions may be cast.
+            # Norms return float32, and convolutions may have another dtype.
             x = layer(x.to(layer.weight.dtype) if isinstance(layer, nn.Conv2d) else x)
         return x
 
 
 class VisionTransformer(nn.Module):
-    """(B, 3, R, R) pixels -> (B, width, R / patch, R / patch).
+    """SAM3's image encoder.
 
     Args:
-        grid: cells a side, R / patch; a multiple of ``window``.
-        table: cells a side of the learned position table, tiled over the grid.
-        everywhere: indices of the blocks that attend over the whole grid.
-        stem: channels of a convolutional stem; 0: patches are projected as they are.
+        width: Number of channels.
+        depth: Number of blocks.
+        heads: Attention heads.
+        hidden: Width of the feed-forward layers.
+        patch: Pixels a side of a patch.
+        grid: Cells a side: image side / patch; a multiple of ``window``.
+        window: Cells a side of a window and of the position table, which is tiled over the grid.
+        everywhere: Indices of the blocks that attend over the whole grid.
+        stem: Channels of a convolutional stem; 0 for the linear patch embedding.
     """
 
     def __init__(
@@ -127,7 +193,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed.proj = (
             Stem(stem, width, patch) if stem else nn.Conv2d(3, width, patch, patch, bias=False)
         )
-        # One more row than cells: a class token that the encoder drops.
+        # The first row is for a class token, which the encoder does not use.
         self.pos_embed = nn.Parameter(torch.zeros(1, self.table**2 + 1, width))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.ln_pre = nn.LayerNorm(width)
@@ -137,6 +203,14 @@ class VisionTransformer(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            pixels: (B, 3, R, R) normalized pixels.
+
+        Returns:
+            (B, width, R / patch, R / patch) float32.
+        """
         proj = self.patch_embed.proj
         x = proj(pixels.to(next(proj.parameters()).dtype)).permute(0, 2, 3, 1).float()
         h, w = x.shape[1:3]

@@ -1,1 +1,1 @@
-"""Video: frames in, instances with lasting identities out."""
+"""Tracking of concepts and objects through videos."""

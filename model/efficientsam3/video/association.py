@@ -1,4 +1,4 @@
-"""Which detections are of which objects: SAM3's rules, for one concept at a time."""
+"""Matching of a frame's detections with the tracked objects of their concept."""
 
 from __future__ import annotations
 
@@ -6,75 +6,125 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..types import Array
+from ..masks.nms import nms_rows
+from ..types import Array, Instances
 from .settings import TrackSettings
 
 
-class Matches(NamedTuple):
-    """What the detections of a frame say of the objects of their concept; all are rows.
-
-    new: detections that begin objects. unmatched: objects in sight that no detection confirms.
-    matched: for each detection, the objects that it is of, many perhaps. sure: by object, the
-    detection that may refresh its memory. own: by object, the detection whose mask it adopts.
-    """
+class Association(NamedTuple):
+    """How the detections of one concept relate to its objects. Both are given by row."""
 
     new: list[int]
+    """Detections that begin objects."""
     unmatched: list[int]
+    """Visible objects that no detection confirms."""
     matched: list[list[int]]
-    sure: dict[int, int]
-    own: dict[int, int]
+    """For each detection, the objects that it matches: none, one or several."""
+    recondition: dict[int, int]
+    """By object, the detection that may become a conditioning frame of it."""
+    adopted: dict[int, int]
+    """By object, the detection whose mask it takes over."""
 
 
-def associate(overlap: Array, scores: Array, seen: Array, settings: TrackSettings) -> Matches:
-    """Match D detections with T objects.
+def associate(
+    overlap: Array, scores: Array, visible: Array, settings: TrackSettings
+) -> Association:
+    """Match D detections with T objects (SAM3: ``Sam3VideoBase._associate_det_trk``).
 
     Args:
-        overlap: (D, T) mask IoU. scores: (D,). seen: (T,) bool, whether an object has a pixel.
+        overlap: (D, T) mask IoU.
+        scores: (D,) scores of the detections, in [0, 1].
+        visible: (T,) bool, whether an object has a pixel.
+        settings: Thresholds.
+
+    Returns:
+        Rows of detections and objects.
     """
     detections, objects = overlap.shape
     if not objects:
-        return Matches(list(range(detections)), [], [[] for _ in range(detections)], {}, {})
+        return Association(list(range(detections)), [], [[] for _ in range(detections)], {}, {})
     if not detections:
-        return Matches([], _rows(seen), [], {}, {})
-    of = overlap >= settings.match
-    new = (scores >= settings.begin) & ~of.any(1)
-    sure = (scores >= settings.sure_score) & ~new & (overlap.max(1) >= settings.sure_overlap)
+        return Association([], _rows(visible), [], {}, {})
+    matched = overlap >= settings.match_iou
+    new = (scores >= settings.new_track_threshold) & ~matched.any(1)
+    reliable = (scores >= settings.recondition_score) & ~new
+    reliable &= overlap.max(1) >= settings.recondition_iou
     best = overlap.argmax(1)
-    own: dict[int, int] = {}
-    if settings.adopt:
-        own = {t: d for d, t in assign(np.where(overlap >= settings.adopt, overlap, 0))}
-    supported = np.asarray((overlap >= settings.support).any(0))
-    supported[list(own)] = True
-    return Matches(
+    adopted: dict[int, int] = {}
+    if settings.adopt_detection_iou:
+        close = np.where(overlap >= settings.adopt_detection_iou, overlap, 0)
+        adopted = {t: d for d, t in assign(close)}
+    confirmed = np.asarray((overlap >= settings.confirm_iou).any(0))
+    confirmed[list(adopted)] = True
+    return Association(
         _rows(new),
-        _rows(seen & ~supported),
-        [_rows(row) for row in of],
-        {int(best[d]): d for d in _rows(sure)},
-        own,
+        _rows(visible & ~confirmed),
+        [_rows(row) for row in matched],
+        {int(best[d]): d for d in _rows(reliable)},
+        adopted,
     )
 
 
-def assign(score: Array) -> list[tuple[int, int]]:
-    """Pairs of rows and columns of the best sum of scores, each more than 0."""
+def assign(scores: Array) -> list[tuple[int, int]]:
+    """One-to-one pairs of rows and columns with the largest sum of scores; none with score 0.
+
+    Args:
+        scores: (N, M) scores, from 0.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(score, maximize=True)
+    rows, columns = linear_sum_assignment(scores, maximize=True)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-    return [(i, j) for i, j in pairs if score[i, j] > 0]
+    return [(i, j) for i, j in pairs if scores[i, j] > 0]
 
 
-def strongest(rows: list[int], scores: Array, most: int) -> list[int]:
-    """At most so many of the detections: the best, and as they were where all may stay."""
-    if len(rows) <= most:
+def best_rows(rows: list[int], scores: Array, limit: int) -> list[int]:
+    """At most ``limit`` of some rows, those with the highest scores; unchanged if all fit.
+
+    SAM3: ``Sam3VideoBase._drop_new_det_with_obj_limit``.
+
+    Args:
+        rows: Rows, in any order.
+        scores: Scores of all rows.
+        limit: Largest number of rows.
+    """
+    if len(rows) <= limit:
         return rows
-    return sorted(rows, key=lambda row: -scores[row])[: max(most, 0)]
+    return sorted(rows, key=lambda row: -scores[row])[: max(limit, 0)]
 
 
-def off_edge(boxes: Array, size: tuple[int, int], edge: float) -> Array:
-    """(N,) bool: boxes (N, 4), xyxy pixels, with centres further than ``edge`` from the border."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.array([size[1], size[0]])
-    return np.asarray(((centre > edge) & (centre < 1 - edge)).all(1))
+def away_from_border(boxes: Array, size: tuple[int, int], margin: float) -> Array:
+    """Whether the centres of boxes are further than a margin from the image's border.
+
+    SAM3: ``Sam3VideoBase._suppress_detections_close_to_boundary``.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels.
+        size: (height, width) of the image in pixels.
+        margin: Share of the image's height and width.
+
+    Returns:
+        (N,) bool.
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.array([size[1], size[0]])
+    return np.asarray(((centers > margin) & (centers < 1 - margin)).all(1))
 
 
 def _rows(chosen: Array) -> list[int]:
     return [int(row) for row in np.flatnonzero(chosen)]
+
+
+def suppress_across_classes(found: Instances, settings: TrackSettings) -> Instances:
+    """Drop the weaker of two instances of different classes that overlap.
+
+    Args:
+        found: Instances of one frame.
+        settings: Whether classes are compared (``class_agnostic``), and how.
+
+    Returns:
+        The others, in order.
+    """
+    if not settings.class_agnostic:
+        return found
+    limits = (None, None, settings.nms)
+    return found[nms_rows(found, *limits, overlap_metric=settings.overlap_metric)]

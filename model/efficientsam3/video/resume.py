@@ -1,99 +1,103 @@
-"""A run that goes on: who is who before and after the stop.
+"""Identities of objects before and after a run was stopped.
 
-A tracker's memory ends with its process. The next run watches the last frames before the stop once
-more, compares what it sees with what was written, and gives old objects their old identities.
+The memory of a tracker ends with its process. The next run tracks the last frames before the stop
+again, compares its objects with those in the file, and gives them their old identities.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ..lines import Record
+from ..io.jsonl import Record
+from ..masks.overlap import box_iou, mask_iou
 from ..types import Array
-from .concepts import TrackedFrame
-from .journal import to_record
+from .association import assign
+from .track_file import to_record
+from .types import TrackedFrame
 
-WATCHED = 32
-"""Frames that are watched again: twice what trackers wait before they trust an object."""
-SAME = 0.5
-"""Mean overlap over the frames in which either is seen, from which two tracks are one."""
+OVERLAP_FRAMES = 32
+"""Frames that are tracked again: twice SAM3's hotstart, within which objects can be removed."""
+MIN_OVERLAP = 0.5
+"""Least mean IoU, over the frames with either object, of two objects that are the same."""
 
 
-class Identities:
-    """Turns the identities of this run's tracker into those of the file.
+class IdentityMatcher:
+    """Replaces the identities of this run's tracker by those of the file.
 
     Args:
-        records: the last frames of the file. free: the first identity that it has not used.
+        records: The last frames of the file.
+        next_id: The first identity that the file does not use.
     """
 
-    def __init__(self, records: Sequence[Record] = (), free: int = 0) -> None:
-        self._past = {record["frame"]: record["objects"] for record in records}
-        self._free = free
-        self._shared: dict[tuple[int, int], float] = {}  # (old, new): sum of overlaps
-        self._seen: dict[tuple[str, int], int] = {}  # ("old" or "new", identity): frames
-        self._both: dict[tuple[int, int], int] = {}
+    def __init__(self, records: Sequence[Record] = (), next_id: int = 0) -> None:
+        self._records = {record["frame"]: record["objects"] for record in records}
+        self._next_id = next_id
+        self._overlap: dict[tuple[int, int], float] = defaultdict(float)  # (old, new): sum of IoU
+        self._together: Counter[tuple[int, int]] = Counter()  # (old, new): frames with both
+        self._frames: Counter[tuple[str, int]] = Counter()  # ("old" or "new", id): frames
         self._names: dict[int, int] | None = None if records else {}
 
     def compare(self, tracked: TrackedFrame) -> None:
-        """Look at a frame that the file has too."""
-        old = self._past.get(tracked.index)
+        """Compare a frame with the file, where the file has it.
+
+        Args:
+            tracked: A frame with the identities of this run's tracker.
+        """
+        old = self._records.get(tracked.index)
         if old is None:
             return
         new = to_record(tracked)["objects"]
         for side, objects in (("old", old), ("new", new)):
-            for o in objects:
-                self._seen[side, o["id"]] = self._seen.get((side, o["id"]), 0) + 1
-        overlaps = _overlaps(old, new)
-        for o, row in zip(old, overlaps, strict=True):
-            for n, overlap in zip(new, row, strict=True):
-                if o["concept"] == n["concept"] and n["id"] >= 0 and o["id"] >= 0:
-                    pair = (o["id"], n["id"])
-                    self._both[pair] = self._both.get(pair, 0) + 1
-                    self._shared[pair] = self._shared.get(pair, 0.0) + float(overlap)
+            self._frames.update((side, o["id"]) for o in objects)
+        overlap = _overlap(old, new)
+        for i, a in enumerate(old):
+            for j, b in enumerate(new):
+                if a["concept"] == b["concept"] and a["id"] >= 0 and b["id"] >= 0:
+                    self._together[a["id"], b["id"]] += 1
+                    self._overlap[a["id"], b["id"]] += overlap[i, j]
 
     def rename(self, tracked: TrackedFrame) -> TrackedFrame:
-        """A frame with the file's identities; new objects get new ones."""
+        """A frame with the file's identities; new objects get unused ones.
+
+        Args:
+            tracked: A frame with the identities of this run's tracker.
+        """
         if self._names is None:
             self._names = self._match()
-            self._past = {}
+            self._records = {}
         ids = tracked.instances.track_ids
         if ids is None:
             return tracked
-        named = [self._name(int(i), self._names) for i in ids]
-        instances = replace(tracked.instances, track_ids=np.array(named, np.int64))
-        return replace(tracked, instances=instances)
+        renamed = np.array([self._name(int(id), self._names) for id in ids], np.int64)
+        lost = tuple(self._names[id] for id in tracked.lost if id in self._names)
+        instances = replace(tracked.instances, track_ids=renamed)
+        return replace(tracked, instances=instances, lost=lost)
 
-    def _name(self, identity: int, names: dict[int, int]) -> int:
-        if identity < 0:  # not confirmed yet
-            return identity
-        if identity not in names:
-            names[identity] = self._free
-            self._free += 1
-        return names[identity]
+    def _name(self, id: int, names: dict[int, int]) -> int:
+        if id < 0:  # not confirmed
+            return id
+        if id not in names:
+            names[id] = self._next_id
+            self._next_id += 1
+        return names[id]
 
     def _match(self) -> dict[int, int]:
-        """One old identity for each new one, by most overlap."""
-        from scipy.optimize import linear_sum_assignment
-
-        pairs = {
-            (o, n): shared / (self._seen["old", o] + self._seen["new", n] - self._both[o, n])
-            for (o, n), shared in self._shared.items()
-        }
-        rows, columns = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
-        share = np.array([[pairs.get((o, n), 0.0) for n in columns] for o in rows])
-        if not share.size:
-            return {}
-        chosen = zip(*linear_sum_assignment(-share), strict=True)
-        return {columns[j]: rows[i] for i, j in chosen if share[i, j] >= SAME}
+        """Old identities by new ones: the assignment with the largest overlap."""
+        old, new = (sorted({pair[side] for pair in self._together}) for side in (0, 1))
+        overlap = np.zeros((len(old), len(new)))
+        for (a, b), total in self._overlap.items():
+            frames = self._frames["old", a] + self._frames["new", b] - self._together[a, b]
+            overlap[old.index(a), new.index(b)] = total / frames
+        pairs = assign(overlap) if overlap.size else []
+        return {new[j]: old[i] for i, j in pairs if overlap[i, j] >= MIN_OVERLAP}
 
 
-def _overlaps(old: Sequence[Record], new: Sequence[Record]) -> Array:
-    """Intersection over union of masks, or of boxes where one has none: (N, M)."""
-    from ..evaluate.overlap import box_iou, mask_iou
-
+def _overlap(old: Sequence[Record], new: Sequence[Record]) -> Array:
+    """IoU of masks, or of boxes where an object has no mask: (N, M)."""
     sizes = {tuple(o["mask"]["size"]) for o in (*old, *new) if "mask" in o}
     if len(sizes) == 1 and all("mask" in o for o in (*old, *new)):
         return mask_iou([o["mask"] for o in old], [o["mask"] for o in new])

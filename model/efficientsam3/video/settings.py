@@ -1,155 +1,277 @@
-"""The numbers of tracking: SAM3's own, and those of the tracker by overlap alone."""
+"""Settings of the trackers. The defaults are SAM3's.
+
+The names in parentheses are SAM3's: parameters of ``Sam3VideoBase`` (sam3/model/sam3_video_base.py)
+or, for the memory, of ``Sam3TrackerBase`` (sam3/model/sam3_tracker_base.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
-from ..errors import EfficientSam3Error
-
-
-class TrackError(EfficientSam3Error, ValueError):
-    """A number of tracking that is out of its range, or a frame out of its turn."""
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """How ``MaskTracker`` joins the detections of frames to tracks.
-
-    overlap: IoU with where a track is expected, from which a detection can be its own.
-    likeness: IoU of two masks laid on each other, from which a detection elsewhere can be it.
-    reach: how far elsewhere, in lengths of the object; it grows by the root of the updates that
-        it was not seen in. 0: tracks go on by overlap alone.
-    start: score from which a detection that is no track's begins one.
-    confirm: updates in which a track is seen before it has an identity; those before get -1.
-    forget: frames after which a track that is not seen ends.
-    """
-
-    overlap: float = 0.1
-    likeness: float = 0.15
-    reach: float = 5.0
-    start: float = 0.5
-    confirm: int = 1
-    forget: int = 30
-
-    def __post_init__(self) -> None:
-        check(
-            self,
-            shares=("overlap", "likeness", "start"),
-            counts=("forget",),
-            least_one=("confirm",),
-        )
-        if self.reach < 0:
-            raise TrackError(f"reach is 0 or more lengths; got {self.reach}")
+from ..errors import TrackError, shorten
+from ..masks.nms import check_overlap
 
 
-def check(
+def check_ranges(
     settings: object,
     shares: Sequence[str] = (),
     counts: Sequence[str] = (),
-    least_one: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    switches: Sequence[str] = (),
 ) -> None:
-    """Raise TrackError where a share is outside [0, 1], or a count is none."""
+    """Raise TrackError for a value out of its range.
+
+    Args:
+        settings: A settings object.
+        shares: Fields that are between 0 and 1.
+        counts: Fields that are whole numbers from 0.
+        positive: Fields that are whole numbers from 1.
+        numbers: Fields that are numbers.
+        switches: Fields that are True or False.
+    """
+    for name in (*shares, *numbers):
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            rule = "is between 0 and 1" if name in shares else "is a number"
+            raise TrackError(f"{name} {rule}; got {shorten(value)}")
+    for name in switches:
+        if not isinstance(getattr(settings, name), bool):
+            raise TrackError(f"{name} is True or False; got {shorten(getattr(settings, name))}")
     for name in shares:
         value = getattr(settings, name)
         if not 0 <= value <= 1:
-            raise TrackError(f"{name} is between 0 and 1; got {value}")
-    for name in (*counts, *least_one):
-        value, least = getattr(settings, name), int(name in least_one)
+            raise TrackError(f"{name} is between 0 and 1; got {shorten(value)}")
+    for name in (*counts, *positive):
+        value, least = getattr(settings, name), int(name in positive)
         if not isinstance(value, int) or value < least:
-            raise TrackError(f"{name} is a whole number from {least}; got {value!r}")
+            raise TrackError(f"{name} is a whole number from {least}; got {shorten(value)}")
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """When a frame begins another scene; see ``video.cuts``. All conditions must hold."""
+
+    min_similarity: float = 0.65
+    """The frame has less than this correlation with the frame before, moved onto it, in [0, 1]."""
+    times_usual: float = 2.0
+    """The frame differs from the one before by more than this number of times the median of the
+    last eight frames, from 1."""
+    min_shared_colors: float = 0.7
+    """The two frames share less than this part of their color histograms, in [0, 1], or have less
+    than half of ``min_similarity``."""
+
+    def __post_init__(self) -> None:
+        shares = ("min_similarity", "min_shared_colors")
+        check_ranges(self, shares, numbers=("times_usual",))
+        if not self.times_usual >= 1:
+            raise TrackError(f"times_usual is 1 or more; got {self.times_usual}")
+
+
+@dataclass(frozen=True)
+class IoUSettings:
+    """How ``IoUTracker`` joins the detections of frames to tracks."""
+
+    match_iou: float = 0.1
+    """A detection can continue a track when its mask has at least this IoU with the mask that is
+    expected of the track, in [0, 1]."""
+    shape_iou: float = 0.15
+    """A detection elsewhere can continue a track when the two masks, moved onto each other, have
+    at least this IoU, in [0, 1]."""
+    max_distance: float = 5.0
+    """How far elsewhere that can be, in lengths of the object, from 0; it grows with the square
+    root of the updates since the track was seen. 0: tracks continue by overlap alone."""
+    new_track_threshold: float = 0.5
+    """A detection that continues no track begins one when it has at least this score, in [0, 1]."""
+    min_hits: int = 1
+    """Number of updates, from 1, in which a track is detected before it gets an identity. Its
+    identity is -1 until then."""
+    max_age: int = 30
+    """A track ends when it has not been detected for more than this number of frames, from 0."""
+
+    def __post_init__(self) -> None:
+        shares = ("match_iou", "shape_iou", "new_track_threshold")
+        check_ranges(self, shares, ("max_age",), ("min_hits",), numbers=("max_distance",))
+        if not self.max_distance >= 0:
+            raise TrackError(f"max_distance is 0 or more lengths; got {self.max_distance}")
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How much of the past the memory tracker keeps and reads for each object."""
+
+    max_cond_frames: int = 4
+    """Number of conditioning frames that are read, from 1: the nearest in time of those on which
+    the object was given by a mask or by points (SAM3: ``max_cond_frames_in_attn``)."""
+    max_object_pointers: int = 16
+    """Number of frames whose object pointers are read, from 2, the current frame included (SAM3:
+    ``max_obj_ptrs_in_encoder``, or the length of the clip where that is less)."""
+    memory_selection: bool = True
+    """Whether the latest frames on which the object was seen well are read, instead of the latest
+    frames (SAM3: ``use_memory_selection``)."""
+    min_memory_score: float = 0.01
+    """An object was seen well on a frame when the presence times the predicted IoU of its mask is
+    more than this, in [0, 1] (SAM3: ``mf_threshold``)."""
+    memory_mask_size: str = "input"
+    """Size at which mask logits become probabilities before they are encoded. "input": that of the
+    model's input, as SAM3 tracks objects that are clicked. "memory": that of the memory encoder,
+    as SAM3 tracks concepts; it saves an interpolation."""
+    bidirectional: bool = False
+    """Whether all conditioning frames are kept, for a tracker that goes forward and backward in
+    time; else only those that frames in the direction of travel can still read."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            shares=("min_memory_score",),
+            positive=("max_cond_frames",),
+            switches=("memory_selection", "bidirectional"),
+        )
+        pointers = self.max_object_pointers
+        if not isinstance(pointers, int) or pointers < 2:
+            raise TrackError(f"max_object_pointers is a whole number from 2; got {pointers!r}")
+        if self.memory_mask_size not in ("input", "memory"):
+            raise TrackError(
+                f"memory_mask_size is 'input' or 'memory'; got {self.memory_mask_size!r}"
+            )
 
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """How concepts are followed through frames; the defaults are SAM3's.
+    """How concepts are tracked through a video: detection, association, removal and masks."""
 
-    Detections:
-        detection: score above which an instance that the detector finds counts.
-        nms: mask IoU above which the weaker of two detections of a concept is dropped.
-        begin: score from which a detection that is no tracked object's begins one. As in SAM3,
-            while a concept has no object any detection does.
-        edge: detections whose box has its centre within this share of the image's border begin
-            no object; 0: they do.
-        objects: most objects that are followed at once; of new ones the best are taken.
-
-    Detections and objects, by IoU of their masks:
-        match: from which a detection is (also) of an object, and so no new one.
-        support: from which a detection confirms an object; one without is unmatched.
-        sure_score, sure_overlap, sure_presence: a detection of this score, of this IoU with an
-            object of more than this presence (a logit), may refresh the object's memory.
-        recondition: frames from one such refreshing to the next; 0: never.
-        adopt: from which an object has the mask of its detection, in what is shown and in what is
-            remembered, each detection for one object; 0: objects are as the memory draws them,
-            as in SAM3. None: as the model's ``MemoryConfig`` says, 0 for all that are released.
-        release: when a person corrects an object, detections within this many frames are no
-            longer what it is remembered by.
-
-    Objects that turn out to be none:
-        hotstart: frames by which results wait, so that an object can still be taken back in the
-            frames since it began; 0: results leave at once, and no object is taken back.
-        hotstart_unmatched: unmatched frames in that time after which it is taken back.
-        hotstart_doubles: frames in that time in which it shares its detection with an earlier
-            object, after which it is taken back as that one's double.
-        confirm: frames in a row in which an object is detected before it is shown; 0: shown from
-            its first.
-        keep_alive: lives that an object begins with; each matched frame gives it one.
-        most_alive, least_alive: the bounds of its lives; each unmatched frame takes one.
-        hide_unmatched: do not show an object that has no lives left, though it is followed.
-        forget: frames in which an object is nowhere before it is followed no more, so that time
-            and memory do not grow with all that ever passed; 0: never, as SAM3.
-
-    Masks:
-        occlusion: mask IoU of two objects of a concept from which the one that was out of sight
-            more recently is taken for the other, and hidden.
-        shrink: share of its mask that an object must keep against stronger ones of its concept,
-            else nothing of it is remembered.
-        fill: holes and specks of up to this many cells of a 288 x 288 mask are mended.
-        overlap: whether objects of one concept may share pixels in the results; else they go to
-            the one that the tracker is surer of.
-
-    masks: of the tracker by overlap alone; it takes ``detection`` and ``nms`` from here.
-    """
-
-    detection: float = 0.5
+    detection_threshold: float = 0.5
+    """Score in [0, 1] above which the detector's instances are used (SAM3:
+    ``score_threshold_detection``)."""
     nms: float = 0.1
-    begin: float = 0.7
-    edge: float = 0.0
-    objects: int = 10_000
-    match: float = 0.1
-    support: float = 0.5
-    sure_score: float = 0.8
-    sure_overlap: float = 0.8
-    sure_presence: float = 0.8
-    recondition: int = 16
-    adopt: float | None = None
-    release: int = 16
-    hotstart: int = 15
+    """Of two detections of a class whose masks overlap by more than this, in [0, 1], the one with
+    the lower score is dropped (SAM3: ``det_nms_thresh``)."""
+    class_agnostic: bool = False
+    """Whether detections of different classes are compared too, and the objects of a frame."""
+    overlap_metric: str = "iou"
+    """How overlap is measured: "iou", or "iom": the intersection over the smaller mask."""
+    new_track_threshold: float = 0.7
+    """A detection that matches no object begins one when it has at least this score, in [0, 1]
+    (SAM3: ``new_det_thresh``). While a concept has no object, every detection begins one."""
+    border_margin: float = 0.0
+    """Detections whose box centre is within this share of the image's border begin no object; 0
+    turns the rule off (SAM3: ``suppress_det_close_to_boundary``, with a margin of 0.025)."""
+    max_objects: int = 10_000
+    """Number of objects that are tracked at once, from 1; of new ones those with the highest
+    scores are taken (SAM3: ``max_num_objects``)."""
+
+    match_iou: float = 0.1
+    """A detection matches an object, and so begins none, when their masks have at least this IoU,
+    in [0, 1] (SAM3: ``assoc_iou_thresh``)."""
+    confirm_iou: float = 0.5
+    """An object is unmatched on a frame when no detection has at least this mask IoU with it, in
+    [0, 1] (SAM3: ``trk_assoc_iou_thresh``)."""
+    recondition_every: int = 16
+    """Every n-th frame, good detections become conditioning frames of their objects; 0: never
+    (SAM3: ``recondition_every_nth_frame``)."""
+    recondition_score: float = 0.8
+    """Least score of such a detection, in [0, 1] (SAM3: ``HIGH_CONF_THRESH``)."""
+    recondition_iou: float = 0.8
+    """Least mask IoU of such a detection with its object, in [0, 1] (SAM3:
+    ``iou_thresh_recondition``)."""
+    recondition_presence: float = 0.8
+    """That happens only when the tracker's presence logit of the object is more than this (SAM3:
+    ``_recondition_masklets``)."""
+    adopt_detection_iou: float | None = None
+    """An object takes over the mask of a detection, in results and in its memory, when the two
+    have at least this IoU, in [0, 1]; each detection goes to one object. 0: masks are those of the
+    memory, as in SAM3. None: ``MemoryConfig.adopt_detection_iou`` of the model, which is 0 for all
+    released models."""
+    correction_window: int = 16
+    """When a person corrects an object, detections that conditioned it within this number of
+    frames, from 0, are removed from its memory (SAM3: 16 frames)."""
+
+    hotstart_delay: int = 15
+    """Number of frames, from 0, by which results are delayed, so that an object that proves wrong
+    can be removed from all of them. 0: results are not delayed, and no object is removed (SAM3:
+    ``hotstart_delay``)."""
     hotstart_unmatched: int = 8
-    hotstart_doubles: int = 8
-    confirm: int = 0
-    keep_alive: int = 30
-    most_alive: int = 30
-    least_alive: int = -1
+    """An object is removed when it was unmatched on this number of frames since it began, from 1
+    to ``hotstart_delay`` (SAM3: ``hotstart_unmatch_thresh``)."""
+    hotstart_duplicates: int = 8
+    """An object is removed as a duplicate when it shared its detection with an earlier object on
+    this number of frames, from 1 to ``hotstart_delay`` (SAM3: ``hotstart_dup_thresh``)."""
+    min_hits: int = 0
+    """Number of consecutive frames, from 0, on which an object is detected before it is shown; 0:
+    it is shown from its first frame (SAM3: ``masklet_confirmation_consecutive_det_thresh``)."""
+    keep_alive_init: int = 30
+    """Keep-alive count of a new object. A matched frame adds 1, an unmatched frame subtracts 1
+    (SAM3: ``init_trk_keep_alive``)."""
+    keep_alive_max: int = 30
+    """Upper limit of the keep-alive count (SAM3: ``max_trk_keep_alive``)."""
+    keep_alive_min: int = -1
+    """Lower limit of the keep-alive count (SAM3: ``min_trk_keep_alive``)."""
     hide_unmatched: bool = False
-    forget: int = 300
-    occlusion: float = 0.7
-    shrink: float = 0.3
-    fill: int = 16
-    overlap: bool = False
-    masks: MaskSettings = field(default_factory=MaskSettings)
+    """Whether an object is hidden while its keep-alive count is 0 or less (SAM3: the opposite of
+    ``suppress_unmatched_only_within_hotstart``)."""
+    max_age: int = 300
+    """An object ends when it has not been visible for more than this number of frames, so that
+    time and memory do not grow with all objects of a video. 0: never, as in SAM3."""
+
+    occlusion_iou: float = 0.7
+    """Of two objects of a concept whose masks have at least this IoU, in [0, 1], the one that was
+    occluded more recently is hidden; 0 turns the rule off (SAM3:
+    ``suppress_overlapping_based_on_recent_occlusion_threshold``)."""
+    min_area_kept: float = 0.3
+    """An object of which stronger objects of its concept leave less than this share of its mask,
+    in [0, 1], is remembered as absent (SAM3: ``shrink_threshold``)."""
+    fill_hole_area: int = 16
+    """Holes and specks of up to this area, in pixels of a 288 x 288 mask, are removed; 0: none
+    (SAM3: ``fill_hole_area``)."""
+    allow_overlap: bool = False
+    """Whether objects of one concept may share pixels in results. Else a pixel belongs to the
+    object of which the tracker is more certain, as in SAM3."""
+
+    cuts: CutSettings | None = field(default_factory=CutSettings)
+    """When a frame begins another scene. There all tracks end, whatever the tracker: identities are
+    new, and the memory is empty. None: tracks go on through cuts, as in SAM3."""
+
+    iou: IoUSettings = field(default_factory=IoUSettings)
+    """Settings of the tracker "iou". From here it uses ``detection_threshold``, ``nms``,
+    ``class_agnostic``, ``overlap_metric`` and ``cuts``, and no other field."""
 
     def __post_init__(self) -> None:
-        shares = ["detection", "nms", "begin", "edge", "match", "support", "sure_score"]
-        shares += ["sure_overlap", "occlusion", "shrink"]
-        if self.adopt is not None:
-            shares.append("adopt")
-        counts = ("recondition", "release", "hotstart", "confirm", "forget", "fill")
-        check(self, shares, counts, ("objects",))
-        if self.hotstart:
-            for name in ("hotstart_unmatched", "hotstart_doubles"):
-                if not 1 <= getattr(self, name) <= self.hotstart:
+        shares = ["detection_threshold", "nms", "new_track_threshold", "border_margin"]
+        shares += ["match_iou", "confirm_iou", "recondition_score", "recondition_iou"]
+        shares += ["occlusion_iou", "min_area_kept"]
+        if self.adopt_detection_iou is not None:
+            shares.append("adopt_detection_iou")
+        counts = ("recondition_every", "correction_window", "hotstart_delay", "min_hits")
+        check_ranges(
+            self,
+            shares,
+            (*counts, "max_age", "fill_hole_area"),
+            ("max_objects",),
+            ("recondition_presence", "keep_alive_init", "keep_alive_max", "keep_alive_min"),
+            ("hide_unmatched", "allow_overlap"),
+        )
+        if not isinstance(self.iou, IoUSettings):
+            raise TrackError(f"iou is IoUSettings(...); got {shorten(self.iou)}")
+        if self.cuts is not None and not isinstance(self.cuts, CutSettings):
+            raise TrackError(f"cuts is CutSettings(...) or None; got {shorten(self.cuts)}")
+        check_overlap(self.class_agnostic, self.overlap_metric)
+        if self.hotstart_delay:
+            for name in ("hotstart_unmatched", "hotstart_duplicates"):
+                value = getattr(self, name)
+                if not isinstance(value, int) or not 1 <= value <= self.hotstart_delay:
                     raise TrackError(
-                        f"{name} is from 1 to hotstart, {self.hotstart} frames; "
-                        f"got {getattr(self, name)!r}"
+                        f"{name} is from 1 to hotstart_delay, {self.hotstart_delay} frames; "
+                        f"got {shorten(value)}"
                     )
+
+    def segment_options(self, has_masks: bool) -> dict[str, Any]:
+        """Return the arguments of ``ImageModel.segment`` for the detections of a frame.
+
+        Args:
+            has_masks: Whether the model has masks, which suppression compares.
+        """
+        options = {"threshold": self.detection_threshold, "nms": self.nms if has_masks else None}
+        return options | ({} if self.overlap_metric == "iou" else {"overlap_metric": "iom"})

@@ -2,83 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PromptError
-from .concepts import ConceptTracker, TrackedFrame
-from .frames import FrameReader, read_frames
+from ..concepts import Concepts
+from ..errors import PromptError, TrackError, join_names, shorten
+from ..io.frames import RECONNECT, FrameReader, read_frames
+from .concept_tracker import ConceptTracker
+from .memory_tracker import MemoryTracker
 from .settings import TrackSettings
+from .types import TrackedFrame
 
 if TYPE_CHECKING:
-    from ..image import ImageModel
-
-__all__ = ["ConceptTracker", "TrackedFrame", "track"]
+    from ..predictor import ImageModel
 
 
 def track(
     model: ImageModel,
     source: Any,
-    concepts: str | Sequence[str] | None = None,
+    concepts: Concepts | None = None,
     *,
     boxes: Any = None,
     box_labels: Any = None,
     tracker: str = "auto",
     settings: TrackSettings | None = None,
-    every: int = 1,
+    detect_every: int = 1,
     threshold: float | None = None,
     start: int = 0,
     stop: int | None = None,
     stride: int = 1,
-    newest: bool | None = None,
+    latest_only: bool | None = None,
+    value_range: Any = None,
+    reconnect: float = RECONNECT,
     keep_images: bool = False,
 ) -> Iterator[TrackedFrame]:
-    """Follow every instance of some concepts through a video.
+    """Track every instance of some concepts through a video.
 
     Args:
-        source: a video file, a folder of images, a list of images, the number or address of a
-            camera, or any iterable of images; read as the result is.
-        concepts: phrases. All are asked together; an object keeps its concept.
+        model: Detects the concepts.
+        source: A video file, a folder of images, a pattern such as "frames/*.jpg", a list of
+            images, an array (T, H, W, C), the number or address of a camera, or any iterable of
+            images. It is read as results are taken.
+        concepts: Phrases, or a mapping from classes to their phrases, as in
+            ``ImageModel.segment``. All are looked for together, and an object keeps its class.
         boxes: (K, 4) xyxy pixels: exemplars drawn on the first frame, of the one concept, or,
-            without a concept, of what is to be found.
-        box_labels: (K,) 1 for "like this", 0 for "not like this"; all 1 if omitted.
-        tracker: "memory" follows objects by the model's video memory, "masks" by the overlap of
-            detections; "auto": by memory where the weights have one.
-        settings: thresholds and delays. threshold: the settings' ``detection`` alone.
-        every: the detector runs on every n-th frame.
-        start, stop, stride: which frames of the source. newest: pass over those that come while
-            one is worked on; as cameras and broadcasts are read if nothing is said.
-        keep_images: give the pixels with each frame.
+            without a concept, of what is looked for.
+        box_labels: (K,) 1 for a positive box, 0 for a negative one; all 1 if omitted.
+        tracker: "memory" tracks objects by the model's video memory, "iou" by the overlap of
+            detections; "auto" is "memory" where the model has one.
+        settings: Thresholds and numbers of frames; the defaults are SAM3's.
+        detect_every: The detector runs on every n-th frame.
+        threshold: ``settings.detection_threshold`` alone.
+        start: Index of the first frame, from 0.
+        stop: Index of the frame to end before; None: the end of the source.
+        stride: Take every n-th frame.
+        latest_only: Skip frames that arrive while one is processed. None: do so for cameras and
+            broadcasts, and read all of other sources.
+        value_range: The values that are black and white, for images that have not 8 bits; None:
+            the range of the source.
+        reconnect: Seconds for which a camera or broadcast that goes away is waited for.
+        keep_images: Whether results hold the pixels of their frames.
 
     Yields:
         Each frame with its instances and their identities.
 
     Raises:
-        PromptError, MissingAbilityError, TrackError: at the call, before any frame is read.
+        PromptError: There is nothing to track, or a prompt has a wrong shape or value.
+        MissingAbilityError: The model lacks what the call needs.
+        TrackError: A setting is out of its range.
+        VideoError: The source cannot be read.
     """
-    chosen = settings or TrackSettings()
+    chosen = TrackSettings() if settings is None else settings
+    if not isinstance(chosen, TrackSettings):
+        raise TrackError(f"settings is TrackSettings(...) or None; got {shorten(settings)}")
+    if not isinstance(tracker, (str, MemoryTracker)):
+        raise TrackError(f"tracker is 'auto', 'memory' or 'iou'; got {shorten(tracker)}")
     if threshold is not None:
-        chosen = replace(chosen, detection=threshold)
+        chosen = replace(chosen, detection_threshold=threshold)
     if concepts is None and boxes is None:
-        raise PromptError("nothing to follow: pass concepts=['person'], or boxes of exemplars")
-    follower = ConceptTracker(
-        model, concepts, tracker=tracker, settings=chosen, every=every, keep_images=keep_images
+        raise PromptError("nothing to track: pass concepts=['person'], or boxes of exemplars")
+    concept_tracker = ConceptTracker(
+        model,
+        concepts,
+        tracker=tracker,
+        settings=chosen,
+        detect_every=detect_every,
+        keep_images=keep_images,
     )
     if boxes is not None:
-        names = follower.concepts
+        names = concept_tracker.concepts
         if len(names) > 1:
             raise PromptError(
-                f"boxes show one concept; got {len(names)}: {', '.join(names)}. Make a "
+                f"boxes show one concept; got {len(names)}: {join_names(names)}. Make a "
                 "ConceptTracker and call add_exemplars for each"
             )
-        follower.add_exemplars(boxes, box_labels, concept=names[0] if names else None)
-    frames = read_frames(source, start=start, stop=stop, stride=stride, newest=newest)
-    return _run(follower, frames)
+        concept_tracker.add_exemplars(boxes, box_labels, concept=names[0] if names else None)
+    frames = read_frames(
+        source,
+        start=start,
+        stop=stop,
+        stride=stride,
+        latest_only=latest_only,
+        value_range=value_range,
+        reconnect=reconnect,
+    )
+    return _track(concept_tracker, frames)
 
 
-def _run(follower: ConceptTracker, frames: FrameReader) -> Iterator[TrackedFrame]:
+def _track(concept_tracker: ConceptTracker, frames: FrameReader) -> Iterator[TrackedFrame]:
     with frames:
         for frame in frames:
-            yield from follower.step(frame)
-    yield from follower.flush()
+            yield from concept_tracker.step(frame)
+    yield from concept_tracker.flush()

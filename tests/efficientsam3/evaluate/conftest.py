@@ -1,4 +1,4 @@
-"""Small splits of each layout, and pictures for them."""
+"""Small splits of each layout, and images for them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+
+from efficientsam3.evaluate import GroundTruth, read_ground_truth
 
 Box = tuple[int, int, int, int]
 HEIGHT, WIDTH = 40, 60
@@ -37,7 +39,7 @@ def xywh(box: Box) -> list[float]:
 
 LEFT, RIGHT, TOP = (5, 10, 25, 30), (35, 10, 55, 30), (20, 0, 40, 8)
 
-# (picture, phrase, boxes)
+# (image, phrase, boxes)
 PAIRS: list[tuple[str, str, list[Box]]] = [
     ("a.png", "red square", [LEFT, RIGHT]),
     ("a.png", "dog", []),
@@ -48,13 +50,13 @@ PAIRS: list[tuple[str, str, list[Box]]] = [
 
 
 def saco(pairs: Sequence[tuple[str, str, Sequence[Box]]] = PAIRS) -> dict[str, Any]:
-    """SA-Co's layout: ids of pairs begin at 10."""
+    """A file of SA-Co; ids of pairs begin at 10."""
     images, annotations = [], []
-    for number, (picture, phrase, boxes) in enumerate(pairs, 10):
+    for number, (image, phrase, boxes) in enumerate(pairs, 10):
         images.append(
             {
                 "id": number,
-                "file_name": picture,
+                "file_name": image,
                 "text_input": phrase,
                 "width": WIDTH,
                 "height": HEIGHT,
@@ -96,9 +98,9 @@ def result(number: int, box: Box, score: float, category: int = 1) -> dict[str, 
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """The folder of the pictures that ``PAIRS`` names."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """The folder of the images that ``PAIRS`` names."""
+    folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png", "sub/c.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,3 +136,9 @@ def toy() -> SimpleNamespace:
         rle_of=rle_of,
         xywh=xywh,
     )
+
+
+@pytest.fixture
+def truth(toy: SimpleNamespace, write: Callable[[str, Any], Path]) -> GroundTruth:
+    """The toy split."""
+    return read_ground_truth(write("gold.json", toy.saco()))

@@ -1,4 +1,4 @@
-"""Clips: VEval's files, their figures by hand, and what is said of bad ones."""
+"""Clips: metrics computed by hand, and errors for wrong files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from efficientsam3.evaluate import (
     PredictionError,
     Progress,
     evaluate_clips,
-    read_clips,
+    read_clip_annotations,
 )
 
 Write = Callable[[str, Any], Path]
@@ -22,7 +22,7 @@ CAT, DOG, BUS = 1, 2, 5
 
 
 def track(toy: SimpleNamespace, boxes: list[Any], **more: Any) -> dict[str, Any]:
-    """A masklet by its box in each frame, None where it is not seen."""
+    """A masklet by its box in each frame, None where it is not visible."""
     return {
         "video_id": 3,
         "category_id": CAT,
@@ -70,8 +70,8 @@ def truth(toy: SimpleNamespace) -> dict[str, Any]:
 
 
 def test_reading(truth: dict[str, Any], write: Write, toy: SimpleNamespace) -> None:
-    clips = read_clips(write("veval.json", truth)).clips
-    found = {k: (c.name, c.phrase, c.length, len(c.tracks)) for k, c in clips.items()}
+    clips = read_clip_annotations(write("veval.json", truth)).queries
+    found = {k: (c.clip.name, c.phrase, c.clip.length, len(c.tracks)) for k, c in clips.items()}
     assert found == {
         (3, CAT): ("clip3", "cat", 3, 2),
         (3, DOG): ("clip3", "dog", 3, 0),
@@ -88,8 +88,8 @@ def test_perfect_tracks(truth: dict[str, Any], write: Write, iou: str) -> None:
     report = evaluate_clips(
         write("veval.json", truth), write("p.json", rows), iou=iou, progress=seen.append
     )
-    assert report.figures["cgF1"] == pytest.approx(100, abs=0.02)
-    assert {k: report.figures[k] for k in ("pHOTA", "DetA", "AssA", "LocA")} == pytest.approx(
+    assert report.metrics["cgF1"] == pytest.approx(100, abs=0.02)
+    assert {k: report.metrics[k] for k in ("pHOTA", "DetA", "AssA", "LocA")} == pytest.approx(
         {"pHOTA": 100, "DetA": 100, "AssA": 100, "LocA": 100}
     )
     assert report.counts["clips"] == 2 and report.counts["pairs"] == 3
@@ -97,7 +97,7 @@ def test_perfect_tracks(truth: dict[str, Any], write: Write, iou: str) -> None:
 
 
 @pytest.mark.parametrize("iou", ["mask", "box"])
-def test_figures_by_hand(
+def test_metrics_computed_by_hand(
     truth: dict[str, Any], write: Write, toy: SimpleNamespace, iou: str
 ) -> None:
     left, right = toy.LEFT, toy.RIGHT
@@ -106,11 +106,11 @@ def test_figures_by_hand(
         track(toy, [left, left, None], score=0.9),
         track(toy, [None, right, right], score=0.3),  # right, but scores too little
         track(toy, [left, None, None], score=0.7, category_id=DOG),  # there is none
-        # The bus is not found. A cat where nobody asked for one is a false positive as well.
+        # The bus is not found. A cat in a clip without that query is a false positive as well.
         track(toy, [left, None], score=0.6, video_id=4),
     ]
     report = evaluate_clips(write("veval.json", truth), write("p.json", rows), iou=iou)
-    figures, counts = report.figures, report.counts
+    figures, counts = report.metrics, report.counts
     # Positive pairs: 3 instances, 1 prediction. At 4 of 10 levels P = 1, R = 1/3, F1 = 1/2.
     assert figures["pmF1"] == pytest.approx(100 * 0.4 / 2, abs=0.02)
     assert figures["pmF1@75"] == 0
@@ -133,14 +133,14 @@ def test_empty_masks_are_no_detections(
     rows[1] = track(toy, [empty, toy.RIGHT, toy.RIGHT], score=0.9)
     for iou in ("mask", "box"):
         report = evaluate_clips(write("veval.json", truth), write("p.json", rows), iou=iou)
-        assert report.figures["DetPr"] == pytest.approx(100)
+        assert report.metrics["DetPr"] == pytest.approx(100)
 
 
-def test_contours(truth: dict[str, Any], write: Write) -> None:
+def test_jf(truth: dict[str, Any], write: Write) -> None:
     rows = [dict(row, score=0.9) for row in truth["annotations"][:2]]
-    report = evaluate_clips(write("veval.json", truth), write("p.json", rows), contours=True)
+    report = evaluate_clips(write("veval.json", truth), write("p.json", rows), jf=True)
     # The bus is not found.
-    assert {k: report.figures[k] for k in ("J", "F", "J&F")} == pytest.approx(
+    assert {k: report.metrics[k] for k in ("J", "F", "J&F")} == pytest.approx(
         {"J": 100 * 2 / 3, "F": 100 * 2 / 3, "J&F": 100 * 2 / 3}
     )
 
@@ -158,23 +158,23 @@ Spoil = Callable[[dict[str, Any]], Any]
         (lambda c: c["annotations"][0].update(video_id=8), "video_id 8, which no record of videos"),
         (
             lambda c: c["annotations"][1]["segmentations"][2].update(size=[60, 40]),
-            r"annotations\[1\] \(id 2\) has a mask in frame 2 of 60 x 40, but its picture is 40 x",
+            r"annotations\[1\] \(id 2\) has a mask in frame 2 that is wrong: it has 60 x 40",
         ),
         (lambda c: c["video_np_pairs"][0].update(category_id=9), "category_id 9, which no record"),
         (lambda c: c["videos"][0].update(file_names=[]), "neither 'file_names' nor a 'length'"),
-        (lambda c: (c["annotations"].clear(), c["video_np_pairs"].clear()), "an empty split"),
+        (lambda c: (c["annotations"].clear(), c["video_np_pairs"].clear()), "the split is empty"),
         (lambda c: c.pop("categories"), "has no list 'categories'; it has 'info', 'videos'"),
     ],
 )
-def test_bad_truth_is_named(
+def test_wrong_annotations_are_named(
     truth: dict[str, Any], write: Write, spoil: Spoil, sentence: str
 ) -> None:
     spoil(truth)
     with pytest.raises(AnnotationError, match=sentence):
-        read_clips(write("veval.json", truth))
+        read_clip_annotations(write("veval.json", truth))
 
 
-def test_bad_predictions_are_named(
+def test_wrong_predictions_are_named(
     truth: dict[str, Any], write: Write, toy: SimpleNamespace
 ) -> None:
     path = write("veval.json", truth)
@@ -184,9 +184,9 @@ def test_bad_predictions_are_named(
         ([good, dict(good, category_id=77)], r"predictions\[1\] has category_id 77"),
         ([dict(good, bboxes=[])], "has bboxes for 0 frames, but clip clip3 has 3"),
         ([dict(good, score="high")], "has score 'high'"),
-        ({"video_id": 3}, "is no list of predictions"),
+        ({"video_id": 3}, "is not a list of predictions"),
     ):
         with pytest.raises(PredictionError, match=sentence):
             evaluate_clips(path, write("p.json", rows))
     with pytest.raises(AnnotationError, match="is of images, not of clips"):
-        read_clips(write("gold.json", toy.saco()))
+        read_clip_annotations(write("gold.json", toy.saco()))

@@ -14,7 +14,7 @@ import efficientsam3 as es3
 from efficientsam3.export import clicks
 from efficientsam3.export.clicks import DECODER, ENCODER, IMAGENET_MEAN, IMAGENET_STD, click_modules
 
-from ..conftest import tiny_model
+from ...conftest import tiny_model
 
 pytest.importorskip("onnxscript")
 onnxruntime: Any = pytest.importorskip("onnxruntime")

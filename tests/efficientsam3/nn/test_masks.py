@@ -12,7 +12,7 @@ import efficientsam3 as es3
 from efficientsam3.build import tiny_config
 from efficientsam3.nn.masks import OUTSIDE, within
 
-from ..conftest import rouse
+from ...conftest import scale_weights
 
 
 def test_what_is_outside_of_a_box_is_cut() -> None:
@@ -37,7 +37,7 @@ def test_a_boxed_model_cuts_its_masks(form: str, tmp_path: Path) -> None:
     model = es3.load(tmp_path / "a", device="cpu", dtype="float32")
     assert model.config == config
     net = model.net if form == "folded" else model.learned()
-    rouse(net)
+    scale_weights(net)
     image = net.read_image(torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)))
     tokens = torch.tensor([[49406, 5, 49407, *[0] * 13]])
     with torch.inference_mode():

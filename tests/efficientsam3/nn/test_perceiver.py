@@ -12,19 +12,18 @@ from torch import Tensor, nn
 
 import efficientsam3 as es3
 from efficientsam3.build import MemoryConfig, ModelConfig, build, tiny_config
-from efficientsam3.distill.merge import Partial, merge
+from efficientsam3.checkpoints.assemble import load_folder, load_upstream
+from efficientsam3.checkpoints.save import save_folder, save_upstream
 from efficientsam3.errors import CheckpointError
-from efficientsam3.image import ImageModel
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.memory import Memory
 from efficientsam3.nn.perceiver import Perceiver, PerceiverLayer
 from efficientsam3.nn.positions import encode_grid
-from efficientsam3.video.memory import MemoryTracker
-from efficientsam3.weights import load_folder, load_upstream, save_folder, save_upstream
+from efficientsam3.predictor import ImageModel
+from efficientsam3.train.merge import PartialCheckpoint, merge
+from efficientsam3.video.memory_tracker import MemoryTracker
 
-from ..distill.conftest import rouse
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from ..train.conftest import scale_matrices
 
 PERCEIVED = MemoryConfig(depth=2, latents=5, cells=4)
 
@@ -34,7 +33,7 @@ def net_of(memory: MemoryConfig = PERCEIVED, seed: int = 0) -> tuple[ModelConfig
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build(config)
-        rouse(net)
+        scale_matrices(net)
     return config, net.eval()
 
 
@@ -98,7 +97,7 @@ def plain(perceiver: Perceiver, x: Tensor, places: Tensor, side: int) -> Tensor:
 def test_tokens_are_those_of_the_plain_mathematics(latents: int, cells: int) -> None:
     torch.manual_seed(0)
     perceiver = Perceiver(8, latents, cells)
-    rouse(perceiver)
+    scale_matrices(perceiver)
     x, places = torch.randn(3, 64, 8), torch.randn(64, 8)
     got = perceiver(x, places)
     assert got.shape == (3, latents + cells**2, 8)
@@ -123,7 +122,7 @@ def test_places_of_perceived_tokens() -> None:
     """Tokens on the grid turn as the middle of their window does; the others do not turn."""
     _, net = net_of(MemoryConfig(latents=3, cells=4))
     memory: Memory = net.part("memory")
-    turns = memory.turns()
+    turns = memory.rotary_tables()
     assert turns.token_cos is not None and turns.token_sin is not None
     assert turns.token_cos.shape == (3 + 16, 8)
     assert bool((turns.token_cos[:3] == 1).all()) and not turns.token_sin[:3].any()
@@ -160,7 +159,7 @@ def test_attention_to_perceived_tokens_is_the_slow_one() -> None:
     def project(layer: nn.Module, x: Tensor) -> Tensor:
         return x @ layer.weight.T + layer.bias  # type: ignore[no-any-return, operator]
 
-    turns = memory.turns()
+    turns = memory.rotary_tables()
     placed = [encode_grid(4, 4, narrow, torch.device("cpu"))[n] for n in range(16)]
     with torch.no_grad():
         for row in range(2):
@@ -288,8 +287,10 @@ def test_merged_whole(tmp_path: Path) -> None:
     """The base has SAM3's memory; the part brings its own, with its numbers."""
     base_config, base = net_of(MemoryConfig(), seed=1)
     config, net = net_of()
-    Partial.of(config, net, ["memory"]).save(tmp_path / "part.safetensors")
-    merged_config, merged = merge(base_config, base, Partial.load(tmp_path / "part.safetensors"))
+    PartialCheckpoint.of(config, net, ["memory"]).save(tmp_path / "part.safetensors")
+    merged_config, merged = merge(
+        base_config, base, PartialCheckpoint.load(tmp_path / "part.safetensors")
+    )
     assert merged_config == config
     for key, value in merged.state_dict().items():
         source = net if key.startswith("memory.") else base
@@ -300,7 +301,7 @@ def test_parts_that_the_base_lacks_are_added() -> None:
     base_config = tiny_config(parts=("geometry", "masks"))
     base = build(base_config).eval()
     config, net = net_of()
-    part = Partial.of(config, net, ["memory", "interactive", "interactive_neck"])
+    part = PartialCheckpoint.of(config, net, ["memory", "interactive", "interactive_neck"])
     merged_config, merged = merge(base_config, base, part)
     assert merged_config == config
     assert merged.state_dict().keys() == net.state_dict().keys()

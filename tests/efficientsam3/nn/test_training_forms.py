@@ -16,8 +16,6 @@ from efficientsam3.nn.layers import dot_product_attention
 from efficientsam3.nn.masks import MaskHead
 from efficientsam3.nn.neck import after_nearest, double, double_learned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:

@@ -1,9 +1,9 @@
-"""Small films for tests, whose frames tell their number."""
+"""Small videos for tests, whose frames show their number."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,21 +14,30 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from efficientsam3.io.frame_types import Frame
 from efficientsam3.types import BitPatch, Instances, Patch
 
 Pixels = npt.NDArray[np.uint8]
 
+FAST = {"movflags": "faststart"}
+"""Options of ``write_film``: the index comes first, as in streamed files."""
+
 
 def picture(number: int, size: tuple[int, int] = (48, 64)) -> Pixels:
-    """As bright as its number says, with a black corner at the top left."""
+    """A picture whose brightness is its number, with a black corner at the top left."""
     image = np.full((*size, 3), 40 + 6 * (number % 36), np.uint8)
     image[: size[0] // 4, : size[1] // 4] = 0
     return image
 
 
 def number(image: Pixels) -> int:
-    """The number of a picture, also of one that was compressed and turned."""
+    """The number of a picture, also after compression and rotation."""
     return round((float(np.median(image)) - 40) / 6)
+
+
+def numbers(frames: Iterable[Frame]) -> list[int]:
+    """The numbers of frames that ``picture`` made."""
+    return [number(frame.image) for frame in frames]
 
 
 def write_film(
@@ -45,7 +54,7 @@ def write_film(
     options: dict[str, str] | None = None,
     coding: dict[str, str] | None = None,
 ) -> Path:
-    """A file of pictures 0, 1, ... ; ``ticks``: when each is shown, in units of 1 / rate."""
+    """Write pictures 0, 1, ...; ``ticks`` are their times in units of 1 / rate."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate)
@@ -59,7 +68,7 @@ def write_film(
             stream.set_display_rotation(turn, hflip=mirror)
         for i in range(frames):
             image = picture(i, size)
-            if noise:  # so that the file has a length worth cutting
+            if noise:  # so that a part of the file is worth cutting off
                 image = image + rng.integers(0, noise, image.shape, np.uint8)
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts, frame.time_base = ticks[i] if ticks else i, Fraction(1, rate)
@@ -68,14 +77,13 @@ def write_film(
     return path
 
 
-# A film to follow, and a model that sees what is in it -----------------------------------------
+# A video to track, and a model that detects what is in it ---------------------------------------
 
 SIZE = (96, 128)
 
 
 def squares(number: int) -> Pixels:
-    """Two red squares that move on grey, one to the right and one to the left, and a blue one
-    that is there from frame 8 on."""
+    """Two red squares on grey, one moving right and one left, and a blue one from frame 8 on."""
     image = np.full((*SIZE, 3), 90, np.uint8)
     image[10:26, 4 + 2 * number : 20 + 2 * number] = (230, 30, 30)
     image[40:56, 100 - 2 * number : 116 - 2 * number] = (230, 30, 30)
@@ -96,7 +104,7 @@ def write_squares(path: Path, frames: int = 40) -> Path:
 
 
 class Seer:
-    """Stands for a model: "red" and "blue" are what has those colours. asked: images so far."""
+    """A model that detects "red" and "blue" by their colour. asked: number of images so far."""
 
     name = "seer"
     abilities = frozenset({"concepts", "exemplars", "masks"})
@@ -135,3 +143,36 @@ class Seer:
             concepts=tuple(names),
             concept_presence=dict.fromkeys(names, 0.9),
         )
+
+
+# Scenes ----------------------------------------------------------------------------------------
+
+
+def scene(seed: int, width: int = 3 * SIZE[1]) -> Pixels:
+    """A wide landscape of soft colors and some blocks."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((SIZE[0], width, 3))
+    for scale, weight in ((24, 70), (8, 30), (2, 10)):
+        noise = ndimage.gaussian_filter(rng.normal(size=image.shape), (scale, scale, 0))
+        image += weight * noise / noise.std()
+    image += rng.uniform(70, 180, 3)
+    for _ in range(10):
+        y, x = rng.integers(0, SIZE[0] - 20), rng.integers(0, width - 30)
+        image[y : y + 20, x : x + 30] = rng.uniform(0, 255, 3)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def view(wide: Pixels, x: float = 0.0) -> Pixels:
+    left = round(x * SIZE[1])
+    return wide[:, left : left + SIZE[1]]
+
+
+def shot(seed: int, count: int = 8) -> list[Pixels]:
+    """A camera that moves a little, noise, and a block that moves."""
+    rng, wide = np.random.default_rng(seed), scene(seed)
+    frames = []
+    for i in range(count):
+        image = view(wide, 0.1 + 0.01 * i).astype(int) + rng.normal(0, 4, (*SIZE, 3))
+        image[30:60, 5 * i + 10 : 5 * i + 40] = (200, 30, 40)
+        frames.append(image.clip(0, 255).astype(np.uint8))
+    return frames

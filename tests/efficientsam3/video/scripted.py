@@ -1,4 +1,4 @@
-"""Detections without a model: what each frame shows is written down."""
+"""A detector and a memory tracker that follow a script."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from efficientsam3.io.frame_types import Frame
 from efficientsam3.types import Array, BitPatch, Instances, LogitPatch, Patch, join
-from efficientsam3.video.frames import Frame
-from efficientsam3.video.memory import Tracked
+from efficientsam3.video.types import TrackerOutput
 
 SIZE = (60, 80)
 
@@ -38,7 +38,7 @@ def instances(
     logits: bool = False,
     boxes_only: bool = False,
 ) -> Instances:
-    """Instances of masks (H, W) bool. logits: as a model gives them, on a grid of their own."""
+    """Instances of masks (H, W) bool. logits: as logits on a grid, as a model gives them."""
     n = len(masks)
     size = size or (masks[0].shape if n else SIZE)
     patches: list[Patch] = [
@@ -58,7 +58,7 @@ def instances(
 
 
 class ScriptedModel:
-    """Finds what ``script(index)`` says; an image's index is the value of its first pixel.
+    """Detects ``script(index)``; the index of an image is the value of its first pixel.
 
     asked: (index, concepts, boxes) of each question, in order.
     """
@@ -94,7 +94,7 @@ class ScriptedModel:
 
 
 def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Frame]:
-    """Frames whose first pixel says which they are."""
+    """Frames whose first pixel is their index."""
     out = []
     for index in range(first, first + count):
         image = np.zeros((*size, 3), np.uint8)
@@ -104,9 +104,9 @@ def frames(count: int, size: tuple[int, int] = SIZE, first: int = 0) -> list[Fra
 
 
 class ScriptedMemory:
-    """A memory tracker that sees what ``see(frame, id)`` says: logits (h, w), and a presence."""
+    """A memory tracker that gives ``see(frame, id)``: logits (h, w), and a presence logit."""
 
-    adopt = 0.0
+    adopt_detection_iou = 0.0
 
     def __init__(self, see: Callable[[int, int], tuple[Array, float]] | None = None) -> None:
         if see is not None:
@@ -121,32 +121,34 @@ class ScriptedMemory:
     def read(self, image: Any) -> Any:
         return image
 
-    def propagate(self, frame: int, features: Any) -> Tracked:
-        said = [self.see(frame, id) for id in self.ids]
-        logits = [torch.from_numpy(np.asarray(mask, np.float32).copy()) for mask, _ in said]
-        presence = torch.tensor([p for _, p in said], dtype=torch.float32)
+    def propagate(self, frame: int, features: Any) -> TrackerOutput:
+        results = [self.see(frame, id) for id in self.ids]
+        logits = [torch.from_numpy(np.asarray(mask, np.float32).copy()) for mask, _ in results]
+        presence = torch.tensor([p for _, p in results], dtype=torch.float32)
         masks = torch.stack(logits) if logits else torch.zeros(0, 8, 8)
-        return Tracked(self.ids, masks, presence, presence.sigmoid(), torch.zeros(len(said), 1))
+        return TrackerOutput(
+            self.ids, masks, presence, presence.sigmoid(), torch.zeros(len(results), 1)
+        )
 
-    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Tracked:
+    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> TrackerOutput:
         for id in ids:
             self._given.setdefault(id, []).append(frame)
         large = torch.where(masks, 10.0, -10.0)
         ones = torch.ones(len(ids))
-        return Tracked(list(ids), large, 10 * ones, ones, torch.zeros(len(ids), 1))
+        return TrackerOutput(list(ids), large, 10 * ones, ones, torch.zeros(len(ids), 1))
 
     def add_points(
         self, frame: int, features: Any, id: int, xy: Any, labels: Any, previous: Any = None
-    ) -> Tracked:
+    ) -> TrackerOutput:
         self.pointed = xy, labels, previous
         self._given.setdefault(id, []).append(frame)
         mask = torch.full((1, 24, 24), -5.0)
         y, x = (int(v * 24) for v in xy[0].flip(0))
         mask[0, max(y - 3, 0) : y + 3, max(x - 3, 0) : x + 3] = 5
         one = torch.ones(1)
-        return Tracked([id], mask, 10 * one, one, torch.zeros(1, 1))
+        return TrackerOutput([id], mask, 10 * one, one, torch.zeros(1, 1))
 
-    def remember(self, frame: int, features: Any, tracked: Tracked, **options: Any) -> None:
+    def remember(self, frame: int, features: Any, tracked: TrackerOutput, **options: Any) -> None:
         self.remembered.append((frame, list(tracked.ids)))
 
     def remove(self, ids: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Objects whose memory draws badly have the masks of their detections."""
+"""Objects take over the masks of detections where the memory draws poor masks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from efficientsam3.build import MemoryConfig
-from efficientsam3.image import ImageModel
+from efficientsam3.errors import TrackError
+from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array, Instances
 from efficientsam3.video.association import associate
-from efficientsam3.video.concepts import ConceptTracker, TrackedFrame
-from efficientsam3.video.memory import MemoryTracker
-from efficientsam3.video.settings import TrackError, TrackSettings
+from efficientsam3.video.concept_tracker import ConceptTracker
+from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.settings import TrackSettings
+from efficientsam3.video.types import TrackedFrame
 
-from ..distill.clips import tiny_tracker
+from ..train.clips import tiny_tracker
 from .scripted import ScriptedMemory, ScriptedModel, block, frames, instances
 
 GRID = (48, 64)
 SIZE = (60, 80)
-SHOWN = TrackSettings(hotstart=0, adopt=0.1)
+SHOWN = TrackSettings(hotstart_delay=0, adopt_detection_iou=0.1)
 
 
 def at(y: int, x: int, high: int = 12, wide: int = 12) -> Array:
@@ -31,7 +33,7 @@ def at(y: int, x: int, high: int = 12, wide: int = 12) -> Array:
 
 
 class Poor(ScriptedMemory):
-    """Knows where each object is, in the order they began, and draws a third of it."""
+    """Finds each object, in the order in which they began, and draws a third of it."""
 
     def __init__(self, drawn: Any = lambda t, id: at(20, 10 + t + 24 * id, 4, 12)) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class Poor(ScriptedMemory):
     def see(self, frame: int, id: int) -> tuple[Array, float]:
         return np.where(self.drawn(frame, id), 5.0, -5.0), 5.0
 
-    def logits_of(self, masks: Tensor) -> Tensor:
+    def mask_to_logits(self, masks: Tensor) -> Tensor:
         rows, columns = (
             torch.arange(g) * n // g for g, n in zip(GRID, masks.shape[1:], strict=True)
         )
@@ -54,7 +56,7 @@ class Poor(ScriptedMemory):
 
 
 def two(t: int, logits: bool = True) -> Instances:
-    """Two dogs that walk."""
+    """Two dogs that move."""
     masks = [at(20, 10 + t), at(20, 34 + t)]
     if not logits:
         masks = [block(25, round((x + t) * 1.25), 15, 15, SIZE) for x in (10, 34)]
@@ -84,35 +86,38 @@ def test_masks_are_the_detections_in_results_and_in_memory(logits: bool) -> None
             if frame.index:
                 kept = memory.kept[frame.index, row].numpy() > 0
                 assert iou(kept, at(20, 10 + 24 * row + frame.index)) > 0.8
-    poor = follow(two, 6, replace(SHOWN, adopt=0.0), Poor())
+    poor = follow(two, 6, replace(SHOWN, adopt_detection_iou=0.0), Poor())
     assert iou(poor[3].instances.mask(0), two(3).mask(0)) < 0.5
 
 
-def test_without_a_word_it_is_sam3s_way() -> None:
+def test_by_default_masks_are_those_of_the_memory() -> None:
     plain, none = (
-        follow(two, 4, TrackSettings(hotstart=0, adopt=adopt), Poor()) for adopt in (None, 0.0)
+        follow(two, 4, TrackSettings(hotstart_delay=0, adopt_detection_iou=adopt), Poor())
+        for adopt in (None, 0.0)
     )
     for a, b in zip(plain, none, strict=True):
         assert a.instances.rles == b.instances.rles
 
 
-def test_where_nothing_is_detected_memory_draws() -> None:
+def test_undetected_objects_have_the_mask_of_the_memory() -> None:
     out = follow(lambda t: two(t) if t != 3 else two(t)[:0], 5, SHOWN, Poor())
     assert out[3].instances.track_ids.tolist() == [0, 1]
     assert 0.2 < iou(out[3].instances.mask(0), two(3).mask(0)) < 0.5
     assert iou(out[4].instances.mask(0), two(4).mask(0)) > 0.95
 
 
-def test_a_detection_that_is_adopted_confirms() -> None:
-    """Its IoU of a third is below ``support``; without it the object is taken back."""
-    settings = TrackSettings(hotstart=6, hotstart_unmatched=3, hotstart_doubles=6, adopt=0.1)
+def test_an_adopted_detection_confirms_the_object() -> None:
+    """Its IoU of a third is below ``confirm_iou``; without adoption the object is removed."""
+    settings = TrackSettings(
+        hotstart_delay=6, hotstart_unmatched=3, hotstart_duplicates=6, adopt_detection_iou=0.1
+    )
     assert follow(two, 8, settings, Poor())[0].instances.track_ids.tolist() == [0, 1]
-    out = follow(two, 8, replace(settings, adopt=0.0), Poor())
+    out = follow(two, 8, replace(settings, adopt_detection_iou=0.0), Poor())
     assert 0 not in out[0].instances.track_ids
 
 
-def test_two_objects_share_no_detection() -> None:
-    """The second, which memory takes for the first, gets none and keeps none of its pixels."""
+def test_a_detection_is_adopted_by_one_object() -> None:
+    """The memory draws the second object as the first; it keeps no pixel."""
 
     def both_here(t: int, id: int) -> Array:
         return at(20, 10 + t, 4, 12) if t > 1 else at(20, 10 + t + 24 * id, 4, 12)
@@ -123,39 +128,41 @@ def test_two_objects_share_no_detection() -> None:
     assert iou(shown.mask(0), two(3).mask(0)) > 0.95
 
 
-def test_pairs_have_the_greatest_overlap_in_all() -> None:
+def test_the_assignment_has_the_largest_total_overlap() -> None:
     overlap = np.array([[0.6, 0.5, 0.0], [0.55, 0.05, 0.0]])
     scores, seen = np.full(2, 0.9), np.ones(3, bool)
 
     def own(adopt: float) -> dict[int, int]:
-        return associate(overlap, scores, seen, TrackSettings(adopt=adopt)).own
+        return associate(overlap, scores, seen, TrackSettings(adopt_detection_iou=adopt)).adopted
 
     assert own(0.1) == {1: 0, 0: 1}
     assert own(0.52) == {0: 0}
     assert own(0.0) == {}
 
 
-def test_what_is_adopted_is_a_share() -> None:
-    with pytest.raises(TrackError, match=r"adopt is between 0 and 1; got 1.5"):
-        TrackSettings(adopt=1.5)
-    with pytest.raises(ValueError, match=r"adopt is an IoU between 0 and 1; got -0.5"):
-        MemoryConfig(adopt=-0.5)
+def test_adopt_detection_iou_is_between_0_and_1() -> None:
+    with pytest.raises(TrackError, match=r"adopt_detection_iou is between 0 and 1; got 1.5"):
+        TrackSettings(adopt_detection_iou=1.5)
+    with pytest.raises(
+        ValueError, match=r"adopt_detection_iou is an IoU between 0 and 1; got -0.5"
+    ):
+        MemoryConfig(adopt_detection_iou=-0.5)
 
 
 @pytest.mark.parametrize("way", [lambda _: "memory", MemoryTracker], ids=["named", "given"])
-def test_a_model_says_what_is_best_for_its_memory(way: Any) -> None:
-    config, net = tiny_tracker(memory=MemoryConfig(adopt=0.01))
+def test_the_default_is_the_models(way: Any) -> None:
+    config, net = tiny_tracker(memory=MemoryConfig(adopt_detection_iou=0.01))
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     there = instances([block(10, 10, 20, 20, (48, 64))], "dog", size=(48, 64))
 
     def second(settings: TrackSettings) -> Array:
-        """The second frame's mask."""
+        """The mask on the second frame."""
         model = ImageModel("tiny", config, lambda: net, device="cpu", dtype="float32")
         tracker = ConceptTracker(model, "dog", tracker=way(model), settings=settings)
         tracker.step(image, there)
         shown = tracker.step(image, there)[0].instances
         return shown.mask(0) if len(shown) else np.zeros((48, 64), bool)
 
-    now = TrackSettings(hotstart=0)
+    now = TrackSettings(hotstart_delay=0)
     assert np.array_equal(second(now), there.mask(0))
-    assert not np.array_equal(second(replace(now, adopt=0.0)), there.mask(0))
+    assert not np.array_equal(second(replace(now, adopt_detection_iou=0.0)), there.mask(0))

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.nn.masks import suppress
+from efficientsam3.io.frame_types import Frame
+from efficientsam3.masks.overlap import suppress
 from efficientsam3.types import Instances, LogitPatch
-from efficientsam3.video.concepts import ConceptTracker
-from efficientsam3.video.frames import Frame
+from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.settings import TrackSettings
 
 from .scripted import ScriptedMemory
@@ -26,13 +26,13 @@ PARITY = Path(__file__).parents[2] / "parity"
 CASES = json.loads((PARITY / "concept_decisions.json").read_text())
 
 OURS = {
-    "hotstart_delay": "hotstart",
+    "hotstart_delay": "hotstart_delay",
     "hotstart_unmatch_thresh": "hotstart_unmatched",
-    "hotstart_dup_thresh": "hotstart_doubles",
-    "init_trk_keep_alive": "keep_alive",
-    "max_trk_keep_alive": "most_alive",
-    "max_num_objects": "objects",
-    "recondition_every_nth_frame": "recondition",
+    "hotstart_dup_thresh": "hotstart_duplicates",
+    "init_trk_keep_alive": "keep_alive_init",
+    "max_trk_keep_alive": "keep_alive_max",
+    "max_num_objects": "max_objects",
+    "recondition_every_nth_frame": "recondition_every",
 }
 
 
@@ -49,12 +49,12 @@ def our_settings(theirs: dict[str, Any]) -> TrackSettings:
     if "suppress_unmatched_only_within_hotstart" in theirs:
         changes["hide_unmatched"] = not theirs["suppress_unmatched_only_within_hotstart"]
     if theirs.get("masklet_confirmation_enable"):
-        changes["confirm"] = 3
-    return replace(TrackSettings(), forget=0, **changes)
+        changes["min_hits"] = 3
+    return replace(TrackSettings(), max_age=0, **changes)
 
 
 class Recorder(ScriptedMemory):
-    """Plays what the script's tracker sees, and writes down what it is told."""
+    """Gives what the script's tracker gives, and records the calls."""
 
     def __init__(self, clip: Any) -> None:
         super().__init__()
@@ -65,8 +65,8 @@ class Recorder(ScriptedMemory):
         self.log: dict[str, Any] = {}
 
     def see(self, frame: int, id: int) -> tuple[Any, float]:
-        said = self.clip.seen(frame, *self.who[id])
-        return said.logits, said.presence
+        seen = self.clip.seen(frame, *self.who[id])
+        return seen.logits, seen.presence
 
     def propagate(self, frame: int, features: Any) -> Any:
         self.log = {"new": [], "reconditioned": [], "remembered": {}, "given": {}, "removed": []}
@@ -96,10 +96,10 @@ class Recorder(ScriptedMemory):
 
 
 def detections(script: ModuleType, clip: Any, frame: int) -> tuple[Instances, list[int]]:
-    """What the model would give: over the threshold, best first, after NMS; and their blobs."""
+    """Detections of a model: over the threshold, best first, after NMS; and their blobs."""
     dets = sorted(clip.detections[frame], key=lambda d: -d.score)
     if dets:
-        kept = suppress(torch.stack([torch.from_numpy(d.logits) for d in dets]) > 0, 0.1)
+        kept = suppress(np.stack([d.logits for d in dets]) > 0, 0.1)
         dets = [dets[i] for i in kept.tolist()]
     n = len(dets)
     scores = np.array([d.score for d in dets], np.float32)
@@ -126,11 +126,11 @@ SLOW = {1, 2, 7, 8}
         for c in CASES
     ],
 )
-def test_decisions_are_upstreams(case: dict[str, Any]) -> None:
+def test_decisions_equal_upstreams(case: dict[str, Any]) -> None:
     script = load_script()
     clip = script.ClipScript(case["seed"])
     engine = Recorder(clip)
-    follower = ConceptTracker(
+    tracker = ConceptTracker(
         None, ["thing"], tracker=engine, settings=our_settings(case["settings"])
     )
     shown: dict[int, tuple[int, dict[str, list[float]]]] = {}
@@ -138,23 +138,26 @@ def test_decisions_are_upstreams(case: dict[str, Any]) -> None:
         found, blobs = detections(script, clip, frame)
         engine.blobs_by_score = dict(zip(found.scores.tolist(), blobs, strict=True))
         image = np.zeros((*script.SIZE, 3), np.uint8)
-        done = follower.step(Frame(frame, None, image), found)
-        for id, life in follower._objects.lives.items():
+        done = tracker.step(Frame(frame, None, image), found)
+        for id, state in tracker._masklets.tracks.items():
             if id in engine.who:
                 continue
-            blob = engine.blobs_by_score[np.float32(life.score).item()]
+            blob = engine.blobs_by_score[np.float32(state.score).item()]
             engine.who[id] = (blob, engine.counts.get(blob, 0))
             engine.counts[blob] = engine.counts.get(blob, 0) + 1
         if frame == script.FRAMES - 1:
-            done += follower.flush()
+            done += tracker.flush()
         theirs = case["decisions"][frame]
         assert engine.log["new"] == theirs["new"]
         assert sorted(engine.log["removed"]) == theirs["removed"]
         assert sorted(engine.log["reconditioned"]) == theirs["reconditioned"]
         assert engine.log["given"] == theirs["given"]
-        told = {k: v for k, v in theirs["remembered"].items() if int(k) not in theirs["removed"]}
-        assert engine.log["remembered"] == told
-        hidden = {i for i, life in follower._objects.lives.items() if life.hidden == frame}
+        remembered = {
+            k: v for k, v in theirs["remembered"].items() if int(k) not in theirs["removed"]
+        }
+        assert engine.log["remembered"] == remembered
+        tracks = tracker._masklets.tracks.items()
+        hidden = {id for id, state in tracks if state.last_occluded == frame}
         assert hidden == set(theirs["occluded"]) - set(theirs["removed"])
         for out in done:
             shown[out.index] = frame, summary(out.instances)

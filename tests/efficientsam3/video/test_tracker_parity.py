@@ -1,4 +1,4 @@
-"""Upstream's tracker: what it remembers, attends to, draws and points at, on ten frames.
+"""Parity with upstream's tracker on ten frames: memories, attention, masks and pointers.
 
 ``../../parity/README.md`` says how the numbers were made.
 """
@@ -16,23 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3 import layout
 from efficientsam3.build import build, tiny_config
-from efficientsam3.nn.interactive import BOTTOM_RIGHT, TOP_LEFT
-from efficientsam3.video.bank import MemorySettings, Reading
-from efficientsam3.video.memory import NO_OBJECT, MemoryTracker, Tracked, TrackerFeatures
+from efficientsam3.checkpoints import layout
+from efficientsam3.types import BOTTOM_RIGHT, TOP_LEFT
+from efficientsam3.video.memory_tracker import NO_OBJECT, MemoryTracker
+from efficientsam3.video.settings import MemorySettings
+from efficientsam3.video.types import MemoryRead, TrackerFeatures, TrackerOutput
 
 from ...parity.upstream import HERE, groups, released_keys, values
 from ..test_parity import photo
 
-TOLERANCE = 5e-4  # the promise is 2e-3
+TOLERANCE = 5e-4
 FRAMES = 10
 
 Golden = dict[str, npt.NDArray[Any]]
 
 
 def tracker_weights(presence: float) -> dict[str, Tensor]:
-    """Upstream's seeded weights of a tracker, by our names.
+    """Upstream's seeded weights of a tracker, with our names.
 
     presence: added to a bias, so that the object is there on some frames and not on others.
     """
@@ -44,7 +45,7 @@ def tracker_weights(presence: float) -> dict[str, Tensor]:
 
 
 def check(golden: Golden, name: str, frame: int, **ours: Tensor) -> None:
-    """Each of what is ours against ``<name>_<frame>_<key>``."""
+    """Compare tensors with the golden values ``<name>_<frame>_<key>``."""
     for key, value in ours.items():
         theirs = golden[f"{name}_{frame}_{key}"]
         np.testing.assert_allclose(
@@ -53,15 +54,17 @@ def check(golden: Golden, name: str, frame: int, **ours: Tensor) -> None:
 
 
 class Replay:
-    """A tracker that is asked what upstream's was, and compared with it at each step."""
+    """A tracker with the calls of upstream's, compared with it at each step."""
 
     def __init__(self, model: es3.ImageModel, golden: Golden, settings: MemorySettings) -> None:
         self.tracker = MemoryTracker(model, settings)
         self.seen: dict[int, Tensor] = {}
-        find = self.tracker._find
+        find = self.tracker._predict
 
-        def noted(features: TrackerFeatures, ids: list[int], readings: list[Reading]) -> Tracked:
-            look = self.tracker.look
+        def noted(
+            features: TrackerFeatures, ids: list[int], readings: list[MemoryRead]
+        ) -> TrackerOutput:
+            look = self.tracker.attend
             attended: list[Tensor] = []
 
             def once(*asked: Any) -> Tensor:
@@ -69,36 +72,36 @@ class Replay:
                 return attended[0]
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(self.tracker, "look", once)
+                patch.setattr(self.tracker, "attend", once)
                 found = find(features, ids, readings)
             self.seen |= dict(zip(ids, attended[0].flatten(2).transpose(1, 2), strict=True))
             return found
 
-        self.tracker._find = noted  # type: ignore[method-assign]
+        self.tracker._predict = noted  # type: ignore[method-assign]
         self.golden = golden
         self.every = golden_step(model.config.grid)
 
-    def check(self, name: str, row: int, frame: int, found: Tracked) -> None:
-        """What was found and is remembered of an object on a frame."""
+    def check(self, name: str, row: int, frame: int, found: TrackerOutput) -> None:
+        """Compare the output and the memory of an object on a frame."""
         bank = self.tracker._banks[found.ids[row]]
         given = frame in bank.conditioning
-        memento = bank.conditioning[frame] if given else bank.others[frame]
-        assert memento.tokens is not None
-        told = {}
-        if not given and self.tracker.settings.selection:  # else upstream does not keep it
-            told["quality"] = found.quality[row : row + 1]
+        entry = bank.conditioning[frame] if given else bank.tracked[frame]
+        assert entry.tokens is not None
+        quality = {}
+        if not given and self.tracker.settings.memory_selection:  # else upstream does not keep it
+            quality["quality"] = found.quality[row : row + 1]
         low = found.logits[row, ::8, ::8]
-        if given:  # upstream's own form of "surely"
+        if given:  # upstream has another logit for a given object
             low = low.clamp(NO_OBJECT, -NO_OBJECT)
         check(
             self.golden,
             name,
             frame,
-            memory=memento.tokens[:: self.every],
+            memory=entry.tokens[:: self.every],
             low=low,
-            pointer=memento.pointer,
+            pointer=entry.pointer,
             presence=found.presence[row : row + 1],
-            **told,
+            **quality,
         )
 
     def step(
@@ -107,8 +110,8 @@ class Replay:
         features: TrackerFeatures,
         names: dict[int, str],
         reverse: bool = False,
-    ) -> Tracked:
-        """One frame for objects under their names in the goldens."""
+    ) -> TrackerOutput:
+        """One frame, for objects by their names in the golden values."""
         self.seen.clear()
         found = self.tracker.propagate(frame, features, ids=list(names), reverse=reverse)
         self.tracker.remember(frame, features, found)
@@ -120,7 +123,7 @@ class Replay:
 
 
 def golden_step(grid: int) -> int:
-    """Every which token is in the goldens: about twelve a frame."""
+    """The stride of the tokens in the golden values: about twelve a frame."""
     return grid * grid // 12
 
 
@@ -170,25 +173,25 @@ def block(x0: int, y0: int, x1: int, y1: int) -> Tensor:
 
 
 @torch.inference_mode()
-def test_two_objects_with_selected_memories_and_a_correction(
+def test_two_objects_with_memory_selection_and_a_correction(
     small: es3.ImageModel, features: list[TrackerFeatures], golden: Golden
 ) -> None:
-    """A mask on frame 0, clicks on another object on frame 3, corrected on frame 6."""
+    """A mask on frame 0, points on another object on frame 3, a correction on frame 6."""
     replay = Replay(small, golden, MemorySettings())
     tracker = replay.tracker
     replay.check("long_a", 0, 0, tracker.add_masks(0, features[0], [1], block(20, 10, 50, 40)))
-    said = {}
+    outputs = {}
     for t in range(1, FRAMES):
         names = {1: "long_a"} | ({2: "long_b"} if t > 3 else {})
-        said[t] = replay.step(t, features[t], names)
+        outputs[t] = replay.step(t, features[t], names)
         if t == 3:
             clicks = torch.tensor([[0.3, 0.4], [0.8, 0.7]]), torch.tensor([1, 0])
             replay.check("long_b", 0, 3, tracker.add_points(3, features[3], 2, *clicks))
-    there = [p > 0 for found in said.values() for p in found.presence.tolist()]
+    there = [p > 0 for found in outputs.values() for p in found.presence.tolist()]
     assert any(there)
     assert not all(there), "absence is not compared"
 
-    before = said[6].logits[said[6].ids.index(2)]
+    before = outputs[6].logits[outputs[6].ids.index(2)]
     click = torch.tensor([[0.55, 0.45]]), torch.tensor([1])
     corrected = tracker.add_points(6, features[6], 2, *click, previous=before)
     replay.check("long_c", 0, 6, corrected)
@@ -198,11 +201,13 @@ def test_two_objects_with_selected_memories_and_a_correction(
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_five_given_frames_of_a_short_clip(
+def test_five_conditioning_frames_of_a_short_clip(
     small: es3.ImageModel, features: list[TrackerFeatures], golden: Golden
 ) -> None:
-    """Four are read as given, the fifth as tracked; some are still to come."""
-    settings = MemorySettings(selection=False, both_ways=True, pointers=FRAMES)
+    """Four are read as conditioning frames, the fifth as tracked; some lie ahead."""
+    settings = MemorySettings(
+        memory_selection=False, bidirectional=True, max_object_pointers=FRAMES
+    )
     replay = Replay(small, golden, settings)
     for t in (0, 2, 4, 5, 7):
         mask = block(20 + 2 * t, 10 + t, 50 + 2 * t, 40 + t)
@@ -213,10 +218,12 @@ def test_five_given_frames_of_a_short_clip(
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_a_box_forwards_and_backwards(
+def test_a_box_forward_and_backward(
     small: es3.ImageModel, features: list[TrackerFeatures], golden: Golden
 ) -> None:
-    settings = MemorySettings(selection=False, both_ways=True, pointers=FRAMES)
+    settings = MemorySettings(
+        memory_selection=False, bidirectional=True, max_object_pointers=FRAMES
+    )
     replay = Replay(small, golden, settings)
     corners = torch.tensor([[0.2, 0.3], [0.6, 0.8]]), torch.tensor([TOP_LEFT, BOTTOM_RIGHT])
     given = replay.tracker.add_points(6, features[6], 3, *corners)
@@ -227,7 +234,7 @@ def test_a_box_forwards_and_backwards(
         replay.step(t, features[t], {3: "short_r"}, reverse=True)
 
 
-# Whole: a photograph passed over by a camera, through a student's checkpoint ------------------
+# Full size: crops of a photograph, with the checkpoint of a student --------------------------
 
 
 @pytest.fixture
@@ -240,18 +247,20 @@ def student(tmp_path: Path) -> es3.ImageModel:
 
 def pan(image: Image.Image, t: int) -> npt.NDArray[np.uint8]:
     """640 x 480 pixels of a larger picture."""
-    left, top = 10 * t, 300 + 6 * t
+    left, top = 10 * t, 200 + 6 * t
     return np.array(image.crop((left, top, left + 640, top + 480)))
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("full-size models")
 @torch.inference_mode()
 def test_frames_of_a_photograph_at_full_size(student: es3.ImageModel) -> None:
     golden = dict(np.load(HERE / "tracker_tinyvit-5m.npz"))
     replay = Replay(student, golden, MemorySettings())
     tracker = replay.tracker
-    with Image.open(photo("ultralytics/assets/bus.jpg")) as image:
-        shown = [pan(image.convert("RGB"), t) for t in range(8)]
+    with Image.open(photo("skimage/data/coffee.png")) as image:
+        enlarged = image.convert("RGB").resize((1200, 800), Image.Resampling.BILINEAR)
+    shown = [pan(enlarged, t) for t in range(8)]
     mask = torch.zeros(1, 480, 640, dtype=torch.bool)
     mask[:, 60:400, 300:520] = True
     clicks = torch.tensor([[0.15, 0.5], [0.6, 0.1]]), torch.tensor([1, 0])

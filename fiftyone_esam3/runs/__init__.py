@@ -1,0 +1,1 @@
+"""The work of the operators: each is a generator of steps that writes to a dataset."""

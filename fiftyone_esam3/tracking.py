@@ -1,0 +1,51 @@
+"""The settings of trackers, from the arguments that runs, forms and zoo models share."""
+
+from __future__ import annotations
+
+from efficientsam3.errors import ArgumentError
+from efficientsam3.video.settings import CutSettings, IoUSettings, TrackSettings
+
+
+def make_settings(
+    threshold: float,
+    nms: float | None = None,
+    class_agnostic: bool = False,
+    overlap_metric: str = "iou",
+    cuts: bool = True,
+) -> TrackSettings:
+    """The settings with which concepts are tracked.
+
+    Args:
+        threshold: the lowest score of a detection, in [0, 1]. New tracks begin at the same score,
+            so that a lower threshold also tracks weaker detections.
+        nms: see ``TrackSettings.nms``. None: its default.
+        class_agnostic: see ``TrackSettings``.
+        overlap_metric: see ``TrackSettings``.
+        cuts: whether tracks end where another scene begins.
+
+    Raises:
+        TrackError: a value is out of its range.
+        ArgumentError: ``cuts`` is not True or False.
+    """
+    return TrackSettings(
+        detection_threshold=threshold,
+        nms=TrackSettings.nms if nms is None else nms,
+        class_agnostic=class_agnostic,
+        overlap_metric=overlap_metric,
+        cuts=cut_settings(cuts),
+        iou=IoUSettings(new_track_threshold=threshold),
+    )
+
+
+def cut_settings(cuts: bool) -> CutSettings | None:
+    """The settings of cuts; None where tracks go on through them.
+
+    Args:
+        cuts: whether tracks end where another scene begins.
+
+    Raises:
+        ArgumentError: it is not True or False.
+    """
+    if not isinstance(cuts, bool):
+        raise ArgumentError(f"cuts is {cuts!r}; it can be True or False")
+    return CutSettings() if cuts else None

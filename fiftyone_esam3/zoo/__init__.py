@@ -1,0 +1,1 @@
+"""Models of FiftyOne's model zoo, and where FiftyOne finds them."""

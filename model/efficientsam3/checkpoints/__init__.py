@@ -1,0 +1,1 @@
+"""Weight files: read, assemble strictly, save, download, rename between layouts."""

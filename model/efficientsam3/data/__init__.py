@@ -1,0 +1,1 @@
+"""Data sets: annotations, and samples and clips for training."""

@@ -1,0 +1,1 @@
+"""Metrics: cgF1, HOTA, J&F and average precision."""

@@ -1,0 +1,245 @@
+"""Export of a whole model to a folder that ONNX Runtime or OpenVINO runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..bpe import END, PAD, START, clip_tokenizer
+from ..build import PART_NAMES, PARTS_OF_ABILITY
+from ..concepts import Concepts
+from ..errors import ArgumentError
+from ..io.atomic import replacing_folder
+from ..nn.detector import fold
+from ..predictor import ImageModel
+from ..runtime.manifest import (
+    BACKENDS,
+    MANIFEST_FILE,
+    REQUIREMENTS_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+)
+from .agreement import compare, example_pixels
+from .calibration import calibrate as run_pictures
+from .calibration import read_pictures
+from .errors import ExportError
+from .graphs import graphs_of
+from .quantize import QUANTIZED, Quantizer, quantize_graphs
+
+PRECISIONS = {
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
+}
+"""Precisions of each backend."""
+
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+"""What each backend needs to write and to check its files; the extra has the backend's name."""
+
+REQUIREMENTS = (
+    *("ftfy>=6.1", "numpy>=1.26", "packaging>=23.1", "pillow>=10.3", "pycocotools>=2.0.8"),
+    *("rich>=13.7", "scipy>=1.11", "tokenizers>=0.20", "typer>=0.15"),
+)
+"""What runs an exported folder in Python and from the command line, beside the runtime."""
+RUNTIMES = {"onnx": "onnxruntime>=1.20", "openvino": "openvino>=2025.1"}
+
+
+def export_model(
+    model: ImageModel,
+    folder: str | os.PathLike[str],
+    to: str = "openvino",
+    precision: str = "float32",
+    calibrate: str | os.PathLike[str] | None = None,
+    calibrate_count: int = 32,
+    concepts: Concepts | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> Manifest:
+    """Export a model to a folder, which ``efficientsam3.load`` reads without torch.
+
+    The folder holds a file for each part of the model, the vocabulary, ``manifest.json`` and
+    ``requirements.txt`` with the packages that run it. An earlier export in its place is replaced
+    when the new one is complete.
+
+    Args:
+        model: A loaded model; its ``speed`` is exported too, and its weights in float32.
+        folder: The folder to write.
+        to: "openvino" or "onnx".
+        precision: "float32"; "float16" for files of half the size, which are computed in float32;
+            for OpenVINO, "bfloat16": files of half the size, computed in bfloat16 where the
+            processor can; or "int8": the costly layers in eight bits, those that lose too much
+            agreement in half precision.
+        calibrate: A folder with pictures like those that the model will see, for "int8".
+        calibrate_count: Pictures of this folder to quantize by, at most; up to eight others
+            measure the agreement.
+        concepts: What the model will be asked for, as ``ImageModel.segment`` takes it, for
+            "int8"; None: a few general phrases.
+        report: Called with what is being done, which takes minutes.
+
+    Returns:
+        The manifest, with the measured agreement with PyTorch in float32.
+
+    Raises:
+        ArgumentError: The backend does not exist or does not have this precision, or the folder
+            holds something else; ``calibrate`` is missing for "int8", or given for another.
+        ImageError: There is no picture in ``calibrate``, or none can be read.
+        PromptError: A phrase is wrong.
+        MissingAbilityError: "int8" of a model without masks.
+        ExportError: A package is missing, or a part cannot be exported.
+    """
+    place = Path(folder)
+    _check(place, to, precision)
+    _check_calibration(model, precision, calibrate)
+    pictures = None
+    if calibrate is not None:
+        pictures = read_pictures(calibrate, calibrate_count, place)
+    write = _writer(to)
+    net = fold(model.learned(), torch.float32, pooled=model.speed == "fast").cpu().eval()
+    pixels = example_pixels(model.config)
+    graphs = graphs_of(model, net, pixels)
+    calibration = None
+    if pictures is not None:
+        calibration = run_pictures(model, graphs, pictures, concepts)
+    with replacing_folder(place) as new:
+        entries = {}
+        for graph in graphs:
+            report(f"converting {graph.name}")
+            whole = calibration is not None and graph.name in QUANTIZED
+            stored = "float16" if precision == "int8" else precision
+            file = write(graph, new, "float32" if whole else stored)
+            entries[graph.name] = {
+                "file": file,
+                "inputs": {k: _describe(v, graph.free.get(k, ())) for k, v in graph.inputs.items()},
+                "outputs": {k: _describe(v) for k, v in graph.example.items()},
+            }
+        clip_tokenizer().save(new / TOKENIZER_FILE)
+        lines = [RUNTIMES[to], *REQUIREMENTS]
+        (new / REQUIREMENTS_FILE).write_text("\n".join(sorted(lines)) + "\n")
+        manifest = _manifest(model, to, precision, entries)
+        measured = {}
+        if calibration is not None:
+            late = model.config.late is not None  # its queries have no fixed order
+            measured = quantize_graphs(
+                new, manifest, calibration, _quantizer(to), matched=late, report=report
+            )
+        manifest.files.update({f.name: f.stat().st_size for f in sorted(new.iterdir())})
+        report("comparing with PyTorch")
+        manifest.agreement.update({**compare(graphs, new, manifest), **measured})
+        manifest.write(new)
+    return manifest
+
+
+def _check(place: Path, to: str, precision: str) -> None:
+    if to not in BACKENDS:
+        raise ArgumentError(f"to is one of {', '.join(BACKENDS)}; got {to!r}")
+    if precision not in PRECISIONS[to]:
+        raise ArgumentError(
+            f"precision of {to} is one of {', '.join(PRECISIONS[to])}; got {precision!r}"
+        )
+    if place.is_file() or (
+        place.is_dir() and any(place.iterdir()) and not (place / MANIFEST_FILE).is_file()
+    ):
+        raise ArgumentError(
+            f"{place} exists and is not an exported model; choose another folder, or empty it"
+        )
+    needed, extra = PACKAGES[to], to
+    if (to, precision) == ("openvino", "int8"):
+        needed, extra = (*needed, "nncf"), "int8"
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"{' and '.join(missing)} not installed: pip install 'efficientsam3[{extra}]'"
+        )
+
+
+def _check_calibration(
+    model: ImageModel, precision: str, calibrate: str | os.PathLike[str] | None
+) -> None:
+    if precision != "int8":
+        if calibrate is not None:
+            raise ArgumentError(f"calibrate goes with precision='int8'; got {precision!r}")
+        return
+    if calibrate is None:
+        raise ArgumentError(
+            "precision='int8' needs calibrate: a folder with pictures like those that the model "
+            "will see, by which ranges of numbers are measured"
+        )
+    model.require("concepts")
+    model.require("masks")
+
+
+def _quantizer(to: str) -> Quantizer:
+    if to == "onnx":
+        from .onnx_files import OnnxQuantizer
+
+        return OnnxQuantizer()
+    from .openvino_files import OpenVinoQuantizer
+
+    return OpenVinoQuantizer()
+
+
+def _writer(to: str) -> Any:
+    if to == "onnx":
+        from .onnx_files import write_graph
+
+        return write_graph
+    from .openvino_files import write_graph as write_ir
+
+    return write_ir
+
+
+def _manifest(model: ImageModel, to: str, precision: str, entries: dict[str, Any]) -> Manifest:
+    c = model.config
+    absent = {
+        ability: [PART_NAMES[part] for part in parts if part not in c.parts]
+        for ability, parts in PARTS_OF_ABILITY.items()
+        if ability not in model.abilities
+    }
+    abilities = sorted(model.abilities - {"video"})
+    if "video" in model.abilities:
+        absent["video"] = [PART_NAMES["memory"]]
+    from .onnx_files import OPSET
+
+    return Manifest(
+        name=model.name,
+        backend=to,
+        precision=precision,
+        speed=model.speed,
+        version=__version__,
+        standard={"opset": OPSET} if to == "onnx" else _ir_standard(),
+        graphs=entries,
+        files={},
+        tokenizer={
+            "file": TOKENIZER_FILE,
+            "context": c.context,
+            "start": START,
+            "end": END,
+            "pad": PAD,
+        },
+        preprocessing={
+            "resolution": c.resolution,
+            "grid": c.grid,
+            "mean": c.mean,
+            "std": c.std,
+            "resize": "uint8, bilinear with antialiasing, to a square",
+        },
+        postprocessing={"threshold": 0.5, "nms": c.nms},
+        abilities=abilities,
+        missing=absent,
+        config=c.to_dict(),
+    )
+
+
+def _ir_standard() -> dict[str, Any]:
+    from .openvino_files import IR_VERSION, openvino_version
+
+    return {"ir": IR_VERSION, "openvino": openvino_version()}
+
+
+def _describe(value: torch.Tensor, free: tuple[int, ...] = ()) -> dict[str, Any]:
+    shape = [-1 if axis in free else size for axis, size in enumerate(value.shape)]
+    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": shape}

@@ -1,0 +1,1 @@
+"""Files: images, masks as run lengths, video frames, and files of runs."""

@@ -1,0 +1,1 @@
+"""Masks: overlap, coarse masks, postprocessing."""

@@ -1,0 +1,129 @@
+"""Masks of the objects of an image: the third part of late fusion.
+
+late_objects.py describes the whole.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Mlp
+
+
+class PixelHead(nn.Module):
+    """Draws the masks of objects: the product of each query and a map of fine pixel features.
+
+    The map does not depend on the query. A quadratic term of the place relative to the query's box
+    separates objects that look alike.
+
+    Args:
+        width: Channels C of tokens and queries.
+        fine: Channels of the encoder's maps of stride 4 and 8.
+        widths: Channels of the pixel features of stride 4 and 8.
+    """
+
+    boxed = False
+
+    def __init__(self, width: int, fine: tuple[int, int], widths: tuple[int, int]) -> None:
+        super().__init__()
+        small, middle = widths
+        self.lateral4 = nn.Conv2d(fine[0], small, 1)
+        self.lateral8 = nn.Conv2d(fine[1], middle, 1)
+        self.from_tokens = nn.Conv2d(width, middle, 1)
+        self.smooth8 = nn.Conv2d(middle, middle, 3, padding=1)
+        self.down = nn.Conv2d(middle, small, 1)
+        self.smooth4 = nn.Conv2d(small, small, 3, padding=1)
+        self.last = nn.Conv2d(small, small, 1)
+        self.query = Mlp(width, width, small + 5)
+
+    def read_pixels(
+        self, tokens: Tensor, grid: tuple[int, int], fine: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Compute the pixel features of images.
+
+        Args:
+            tokens: (B, N, C) from the object decoder's encoder.
+            grid: Rows and columns of the N cells.
+            fine: The encoder's maps of stride 4 and 8.
+
+        Returns:
+            (B, D, 4 * rows, 4 * columns).
+        """
+        four, eight = fine
+        x = self.from_tokens(as_map(tokens, grid).to(self.from_tokens.weight.dtype))
+        x = upsample(x, eight.shape[-2:]) + self.lateral8(eight)
+        x = self.smooth8(x.relu_()).relu_()
+        x = upsample(self.down(x), four.shape[-2:]) + self.lateral4(four)
+        x = self.last(self.smooth4(x.relu_()).relu_())
+        return x.float()
+
+    def forward(self, queries: Tensor, boxes: Tensor, pixels: Tensor) -> Tensor:
+        """Draw masks.
+
+        Args:
+            queries: (B, Q, C).
+            boxes: (B, Q, 4) cxcywh in [0, 1].
+            pixels: (B, D, H, W) from ``read_pixels``.
+
+        Returns:
+            (B, Q, H, W) float32 logits.
+        """
+        depth = pixels.shape[1]
+        weights, scale, bias = self.query(queries).float().split([depth, 4, 1], -1)
+        height, width = pixels.shape[-2:]
+        logits = torch.bmm(weights * depth**-0.5, pixels.flatten(2)).unflatten(-1, (height, width))
+        rows = edge_term(boxes[..., 1], boxes[..., 3], height, scale[..., 0], scale[..., 1])
+        columns = edge_term(boxes[..., 0], boxes[..., 2], width, scale[..., 2], scale[..., 3])
+        return logits + rows[..., None] + columns[..., None, :] + bias[..., None]
+
+
+def edge_term(middle: Tensor, size: Tensor, cells: int, steep: Tensor, round_: Tensor) -> Tensor:
+    """Logits along one axis that fall outside of a box.
+
+    Args:
+        middle: (B, Q) middles of the boxes in [0, 1].
+        size: (B, Q) sides of the boxes.
+        cells: Number of cells of the axis.
+        steep: (B, Q) how steeply the logits fall beyond the box; 0 is medium.
+        round_: (B, Q) how much they fall within it; 0 is little.
+
+    Returns:
+        (B, Q, cells).
+    """
+    at = (torch.arange(cells, device=middle.device) + 0.5) / cells
+    # Distances in half sides; a box of less than a cell has the size of a cell.
+    half = size.clamp(min=1 / cells)[..., None] / 2
+    distance = (at - middle[..., None]).abs() / half
+    beyond = (distance - 1).relu().clamp(max=4)
+    within = distance.clamp(max=1).square()
+    return (
+        -4 * F.softplus(steep + 1)[..., None] * beyond - F.softplus(round_ - 2)[..., None] * within
+    )
+
+
+def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens as a map.
+
+    Args:
+        tokens: (B, N, C).
+        grid: Rows and columns of the N cells.
+
+    Returns:
+        (B, C, rows, columns), channels last.
+    """
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def upsample(x: Tensor, size: torch.Size) -> Tensor:
+    """Enlarge a map to a size by bilinear interpolation.
+
+    Args:
+        x: (B, C, h, w).
+        size: Rows and columns of the result.
+
+    Returns:
+        (B, C, rows, columns).
+    """
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)

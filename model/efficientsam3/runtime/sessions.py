@@ -1,0 +1,202 @@
+"""Running the graphs of an exported folder with ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, CheckpointError, MissingPackageError
+from ..types import Array
+from .manifest import Manifest
+from .telemetry import import_openvino
+
+
+class Sessions(ABC):
+    """The graphs of an exported folder. Each is read when it is first used.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        device: Name of the device; None for the CPU.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str | None) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.device = (device or "cpu").lower()
+        self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def run(self, graph: str, **inputs: Array) -> dict[str, Array]:
+        """Run a graph.
+
+        Args:
+            graph: Its name.
+            **inputs: Inputs by name; those that the graph does not have are left out.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            CheckpointError: The runtime cannot read the graph's file.
+        """
+        entry = self.manifest.graphs[graph]
+        with self._lock:
+            if graph not in self._made:
+                self._made[graph] = self._open(self.folder / entry["file"])
+            feeds = {name: inputs[name] for name in entry["inputs"]}
+            found = self._run(self._made[graph], feeds)
+        return dict(zip(entry["outputs"], found, strict=True))
+
+    def replace(self, graph: str, path: Path) -> None:
+        """Read a graph from another file.
+
+        Args:
+            graph: Its name.
+            path: The file.
+
+        Raises:
+            CheckpointError: The runtime cannot read the file.
+        """
+        with self._lock:
+            self._made[graph] = self._open(path)
+
+    def close(self) -> None:
+        """Release the graphs that were read, and their files."""
+        with self._lock:
+            self._made.clear()
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return self._read(path)
+        except Exception as error:  # the errors of ONNX Runtime have no common base
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise CheckpointError(
+                f"{path} cannot be read by {self.manifest.backend} ({reason}); copy the folder "
+                "again, or export the model again"
+            ) from error
+
+    @abstractmethod
+    def _read(self, path: Path) -> Any: ...
+
+    @abstractmethod
+    def _run(self, session: Any, feeds: dict[str, Array]) -> list[Array]: ...
+
+
+def threads() -> int:
+    """Threads that ``OMP_NUM_THREADS`` asks for, as it does in PyTorch; 0 if it is not set."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else 0
+
+
+class OnnxSessions(Sessions):
+    """Graphs run by ONNX Runtime.
+
+    Args:
+        folder: The folder of an exported model.
+        manifest: Its manifest.
+        device: A device of ONNX Runtime, such as "cpu". None: the CPU.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+        ArgumentError: ONNX Runtime does not know the device.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str | None) -> None:
+        super().__init__(folder, manifest, device)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError(
+                f"{folder} is run by ONNX Runtime, which is not installed: pip install onnxruntime"
+            ) from error
+        self._runtime = onnxruntime
+        known = {p.removesuffix("ExecutionProvider").lower(): p for p in providers()}
+        if self.device not in known:
+            raise ArgumentError(
+                f"device={device!r} is not known to this ONNX Runtime; it has {', '.join(known)}"
+            )
+        self._providers = list(dict.fromkeys([known[self.device], known["cpu"]]))
+
+    def _read(self, path: Path) -> Any:
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = threads()
+        return self._runtime.InferenceSession(str(path), options, providers=self._providers)
+
+    def _run(self, session: Any, feeds: dict[str, Array]) -> list[Array]:
+        return list(session.run(None, feeds))
+
+
+def providers() -> list[str]:
+    """The execution providers of the installed ONNX Runtime."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "bf16"}
+"""The arithmetic of each precision. Half-precision files are for size: few processors compute in
+float16."""
+
+
+class OpenVinoSessions(Sessions):
+    """Graphs run by OpenVINO.
+
+    Args:
+        folder: The folder of an exported model.
+        manifest: Its manifest.
+        device: A device of OpenVINO, such as "cpu". None: the CPU.
+
+    Raises:
+        MissingPackageError: OpenVINO is not installed.
+        ArgumentError: OpenVINO does not know the device.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str | None) -> None:
+        super().__init__(folder, manifest, device)
+        try:
+            openvino = import_openvino()
+        except ImportError as error:
+            raise MissingPackageError(
+                f"{folder} is run by OpenVINO, which is not installed: pip install openvino"
+            ) from error
+        self._core = openvino.Core()
+        known = [name.lower() for name in self._core.available_devices]
+        if self.device not in known:
+            raise ArgumentError(
+                f"device={device!r} is not known to OpenVINO here; it has {', '.join(known)}"
+            )
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": HINTS[manifest.precision],
+        }
+        if self.device == "cpu" and threads():
+            self._settings["INFERENCE_NUM_THREADS"] = threads()
+
+    def _read(self, path: Path) -> Any:
+        return self._core.compile_model(str(path), self.device.upper(), self._settings)
+
+    def _run(self, session: Any, feeds: dict[str, Array]) -> list[Array]:
+        found = session(feeds)
+        return [found[index] for index in range(len(session.outputs))]
+
+
+SESSIONS: dict[str, type[Sessions]] = {"onnx": OnnxSessions, "openvino": OpenVinoSessions}
+
+
+def open_sessions(folder: Path, manifest: Manifest, device: str | None = None) -> Sessions:
+    """Open the graphs of an exported folder.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        device: Name of the device; None for the CPU.
+
+    Raises:
+        MissingPackageError: The runtime is not installed.
+        ArgumentError: The runtime does not know the device.
+    """
+    return SESSIONS[manifest.backend](folder, manifest, device)

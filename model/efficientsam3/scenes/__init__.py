@@ -1,1 +1,0 @@
-"""Sticker scenes: named art with exact mattes, composited into pictures and clips with truth."""

@@ -1,0 +1,1 @@
+"""Distillation: tasks, losses, teachers, recipes and the training loop."""

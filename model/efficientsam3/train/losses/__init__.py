@@ -1,0 +1,1 @@
+"""Losses of the training tasks, and the matching of queries to objects."""

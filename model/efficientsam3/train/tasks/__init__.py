@@ -1,0 +1,1 @@
+"""The training tasks: each has a module, its batches and its loss."""

@@ -1,0 +1,1 @@
+"""Drawing: overlays, contact sheets and videos."""

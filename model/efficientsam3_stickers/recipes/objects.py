@@ -1,0 +1,313 @@
+"""A small model with late fusion, taught by a real teacher and by every object of every scene.
+
+A small text encoder learns from a sentence encoder ("text"). Then image encoder and heads learn
+from scenes: boxes, masks and names of all objects, and prompts that choose among them ("objects").
+The rate is constant, so that this stage goes on for as long as there is time: ``objects.steps`` may
+be set to more or less at any time. Then the rate falls while images are larger ("finer").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from efficientsam3.build import LateConfig, ModelConfig, StudentConfig, TextConfig, build
+from efficientsam3.checkpoints.assemble import load_folder
+from efficientsam3.checkpoints.read import read_state
+from efficientsam3.io.atomic import replacing
+from efficientsam3.nn.late_detector import LateDetector
+from efficientsam3.train.merge import save_model
+from efficientsam3.train.recipe import Recipe, Run, Stage
+from efficientsam3.train.settings import LoopSettings
+from efficientsam3.train.task import Task
+
+from ..art import StickerArt
+from ..concepts import SPLITS, part_of
+from ..samples import to_training_sample
+from ..scenes import SceneGenerator
+from ..training.calibrate import calibrate
+from ..training.feature_teacher import HEADS, FeatureTeacher, TeacherHeads
+from ..training.object_batches import ObjectBatch, ObjectBatches, PromptShares
+from ..training.object_loss import ObjectLoss, ObjectLossWeights, PhraseTable
+from ..training.object_task import ObjectTask
+from ..training.phrase_distillation import PhraseDistillation, load_phrases
+from ..training.phrase_truth import list_phrases, phrase_truth
+from .common import MODEL_NAME, loop_settings
+from .stickers import CALIBRATION_SEED
+
+STRIDE = 16
+VALIDATED = {"seen": 64, "unseen-style": 32, "unseen-concepts": 32}
+"""Splits of validation, and their numbers of scenes."""
+TILES = (0, 0, 2, 0)
+"""Objects on a side of tiled images, by turns; 0: free scenes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the recipe."""
+
+    seed: int = 0
+    """Seed of everything."""
+    resolution: int = 224
+    """Side of the images in pixels, a multiple of 16."""
+    final_resolution: int = 336
+    """Side of the images of the stage "finer", a multiple of 16."""
+    batch: int = 16
+    """Scenes of a process and step; below 16, 1 x 1 convolutions are slow with one thread."""
+    uses: int = 2
+    """How often each scene is used."""
+    backgrounds: int = 2048
+    """Number of different backgrounds in training."""
+    teacher: float = 2.0
+    """Weight of the distance to EfficientNet-Lite0's features; 0: no teacher of images."""
+    restyled: float = 0.3
+    """Share of the stickers that are drawn in another style, as lines and flat colours."""
+    calibration: int = 200
+    """Scenes by which the presence of the model is calibrated."""
+    workers: int = 1
+    """Processes that make batches, for each process that trains."""
+    validate: bool = True
+    """Whether to validate."""
+
+
+def objects_config(resolution: int) -> ModelConfig:
+    """A small RepViT and a small text encoder with late fusion.
+
+    Args:
+        resolution: Side of the images in pixels, a multiple of 16.
+    """
+    return ModelConfig(
+        vision=StudentConfig(
+            "repvit-m0.9", {"embed_dim": [32, 64, 192], "depth": [0, 1, 6]}, lean=True
+        ),
+        text=TextConfig("mobileclip", 96, 2, 2),
+        context=12,
+        parts=("geometry", "masks"),
+        scales=(4, 2, 1),
+        resolution=resolution,
+        grid=resolution // STRIDE,
+        trunk_width=128,
+        width=128,
+        heads=4,
+        hidden=256,
+        geometry_layers=1,
+        fusion_layers=1,
+        decoder_layers=1,
+        queries=40,
+        nms=0.7,
+        late=LateConfig(depth=2, object_depth=2, prompt_depth=1),
+    )
+
+
+def training_names(stickers: StickerArt) -> list[str]:
+    """Names of all concepts that training may show.
+
+    Args:
+        stickers: The stickers.
+    """
+    split = SPLITS["train"]
+    return stickers.concept_names(split.concepts, split.styles)
+
+
+def new_detector(config: ModelConfig, seed: int) -> LateDetector:
+    """An untrained model, whose weights depend on the seed alone.
+
+    Args:
+        config: Its configuration.
+        seed: The seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build(config)
+    return cast(LateDetector, net.to(memory_format=torch.channels_last))
+
+
+def _settings(run: Run, **changes: Any) -> LoopSettings:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    shared = {
+        "precision": "32-true",
+        "optimizer": "muon",
+        "clip": 5.0,
+        "strategy": "ddp_find_unused_parameters_true" if several else "auto",
+    }
+    return loop_settings(run.options.seed, **{**shared, **changes})
+
+
+def _prepare_text(run: Run) -> tuple[Task, LoopSettings]:
+    o: Options = run.options
+    stickers = StickerArt.open()
+    phrases = load_phrases(run.folder / "phrases.npz", stickers.concepts.values())
+    known = set(phrases.texts)
+    unseen = [n for n in stickers.concepts if part_of(n) == "unseen" and n not in known]
+    config = objects_config(o.resolution)
+    net = new_detector(config, o.seed)
+    probe = None
+    if o.validate:
+        from ..training.teacher_files import SentenceEncoder
+
+        probe = unseen, SentenceEncoder()(unseen)
+    text = net.part("text")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        torch.nn.init.normal_(text.embedding.weight, std=0.05)
+        task = PhraseDistillation(text, config.width, phrases, probe, seed=o.seed)
+    return task, _settings(
+        run,
+        steps=4000,
+        lr=2e-3,
+        min_lr=4e-5,
+        warmup=100,
+        weight_decay=0.02,
+        optimizer="adamw",
+        clip=1.0,
+        no_decay=("embedding",),
+        validate_every=500,
+    )
+
+
+def load_text(net: LateDetector, run: Run) -> LateDetector:
+    """Load the text encoder that the stage "text" trained, in place.
+
+    Args:
+        net: The model.
+        run: The run.
+    """
+    state = read_state(run.weights("text"))
+    own = {k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
+    net.part("text").load_state_dict(own)
+    return net
+
+
+def object_task(run: Run, net: LateDetector, config: ModelConfig, seed: int) -> ObjectTask:
+    """The task of scenes at the resolution of a configuration.
+
+    Args:
+        run: The run.
+        net: The model.
+        config: Its configuration.
+        seed: Seed of the scenes.
+    """
+    o: Options = run.options
+    stickers = StickerArt.open()
+    names = training_names(stickers)
+    concepts = [stickers.concepts[name] for name in names]
+    phrases = list_phrases(concepts)
+    table = PhraseTable(phrases, len(names), phrase_truth(concepts, phrases), config.context)
+    generators = [
+        SceneGenerator(
+            stickers,
+            SPLITS["train"],
+            config.resolution,
+            names,
+            tiles=tiles,
+            backgrounds=o.backgrounds // len(TILES),
+            restyled=o.restyled,
+        )
+        for tiles in TILES
+    ]
+    training = ObjectBatches(config, generators, o.batch, names, first_seed=seed << 32, uses=o.uses)
+    teacher = None
+    if o.teacher and HEADS in dict(net.named_children()):
+        # Every fourth image is tiled.
+        teacher = FeatureTeacher(range(TILES.index(2), o.batch, len(TILES)), o.teacher)
+    held_out, probes = _validation(stickers, config, names) if o.validate else ({}, {})
+    return ObjectTask(
+        net,
+        config,
+        training,
+        ObjectLoss(table, ObjectLossWeights(), teacher=teacher),
+        held_out=held_out,
+        probes=probes,
+        seed=o.seed + seed,
+        workers=o.workers,
+    )
+
+
+def _validation(
+    stickers: StickerArt, config: ModelConfig, seen: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    held_out, probes = {}, {}
+    for name, count in VALIDATED.items():
+        split = SPLITS[name]
+        generator = SceneGenerator(stickers, split, config.resolution)
+        scenes = [generator.scene(seed) for seed in range(count)]
+        held_out[name] = [to_training_sample(scene) for scene in scenes]
+        names = stickers.concept_names(split.concepts) if split.concepts == "unseen" else seen
+        one = PromptShares(prompts=1)
+        batches = ObjectBatches(config, [generator], 16, names, one)
+        made: list[ObjectBatch] = [
+            batches.collate(scenes[i : i + 16], np.random.default_rng(0))
+            for i in range(0, count, 16)
+        ]
+        probes[name] = made, tuple(names)
+    return held_out, probes
+
+
+def _prepare_objects(run: Run) -> tuple[Task, LoopSettings]:
+    o: Options = run.options
+    config = objects_config(o.resolution)
+    net = load_text(new_detector(config, o.seed), run)
+    if o.teacher:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(o.seed)
+            net.add_module(HEADS, TeacherHeads(config.trunk_width))
+    task = object_task(run, net, config, 0)
+    return task, _settings(
+        run,
+        steps=40_000,
+        lr=1e-3,
+        schedule="constant",
+        warmup=200,
+        ema=0.999,
+        validate_every=500,
+        picture_every=2000,
+        save_minutes=4,
+    )
+
+
+def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
+    o: Options = run.options
+    config = objects_config(o.final_resolution)
+    net = new_detector(config, o.seed)
+    state = read_state(run.weights("objects"))
+    net.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEADS)})
+    task = object_task(run, net, config, 1)
+    return task, _settings(
+        run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500
+    )
+
+
+def _calibrate(run: Run) -> None:
+    """Shift the presence of the model by scenes that serve this alone; nothing is trained."""
+    o: Options = run.options
+    _, config, net = load_folder(run.folder_of("finer") / "model")
+    generator = SceneGenerator(StickerArt.open(), SPLITS["seen"], config.resolution)
+    scenes = (generator.scene(CALIBRATION_SEED + i) for i in range(o.calibration))
+    result = calibrate(net, config, (to_training_sample(scene) for scene in scenes))
+    save_model(run.stage_folder / "model", MODEL_NAME, config, net)
+    with replacing(run.stage_folder / "calibration.json") as temporary:
+        temporary.write_text(json.dumps(result._asdict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _save(run: Run, task: Task) -> None:
+    if isinstance(task, ObjectTask):
+        task.module._modules.pop(HEADS, None)  # saved models have no heads of the teacher
+        save_model(run.stage_folder / "model", MODEL_NAME, task.config, task.module)
+
+
+RECIPE = Recipe(
+    "stickers-objects",
+    "a small model with late fusion, from real teachers and every object of every scene",
+    (
+        Stage("text", _prepare_text, "the text encoder learns from a sentence encoder"),
+        Stage("objects", _prepare_objects, "image encoder and heads learn from scenes", _save),
+        Stage("finer", _prepare_finer, "all goes on in larger images, and the rate falls", _save),
+        Stage("calibrate", _calibrate, "presence is shifted to the best cgF1"),
+    ),
+    Options(),
+)

@@ -1,0 +1,1 @@
+"""Initial weights, losses and tasks of training from scratch."""

@@ -1,0 +1,63 @@
+"""The parts of forms: what they offer, and what becomes of what is typed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from fiftyone.operators import types
+
+from fiftyone_esam3.operators.form import CLASS_PHRASES, CLASSES, describe_model
+from fiftyone_esam3.operators.texts import split_phrases
+from fiftyone_esam3.plugin import OPERATORS
+from fiftyone_esam3.runs import run as runs
+
+from .calls import Run, everything, resolve_form
+
+
+def test_the_form_offers_classes_fields_and_models(dataset: Any) -> None:
+    properties = resolve_form(dataset, "segment_concepts").type.properties
+    offered = [c.value for c in properties[CLASSES].view.choices]
+    assert {"cat", "dog", "street"} <= set(offered)
+    assert {"words", "scene"} <= {c.value for c in properties["text_field"].view.choices}
+    labels = [c.label for c in properties["model"].view.choices]
+    assert any("M parameters" in label and "is downloaded first" in label for label in labels)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.NAME)
+def test_no_form_takes_a_suggestion_that_was_not_chosen(dataset: Any, operator: Any) -> None:
+    """By default the App puts the first suggestion in place of what is typed before Enter."""
+    for name, field in resolve_form(dataset, operator.NAME).type.properties.items():
+        if isinstance(field.view, types.AutocompleteView):
+            props = field.view.to_json()["componentsProps"]["autocomplete"]
+            assert props["autoHighlight"] is False, name
+            if field.view.choices:  # else a suggestion under the pointer would be taken
+                assert "autoSelect" not in props, name
+
+
+def test_classes_of_the_dataset_are_searched_for_beside_the_phrases(dataset: Any, run: Run) -> None:
+    run("segment_concepts", **everything(concepts=["person, bus"], dataset_classes=["dog"]))
+    assert set(dataset.first().esam3.concept_presence) == {"person", "bus", "dog"}
+    run("segment_concepts", **everything(concepts=[], dataset_classes=["street"], label_field="f"))
+    assert set(dataset.first().f.concept_presence) == {"street"}
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.NAME)
+def test_fields_of_a_form_are_arguments_of_the_run(dataset: Any, operator: Any) -> None:
+    """Fields with a value; others are notices and the choice of samples."""
+    arguments = inspect.signature(operator.RUN).parameters
+    shown = resolve_form(dataset, operator.NAME).type.properties
+    views = {"view_target", "examples", "refused", CLASSES, CLASS_PHRASES, "only_selected"}
+    assert set(shown) - views <= set(arguments)
+
+
+def test_phrases_are_split_at_commas() -> None:
+    assert split_phrases(["a, b", " c ,,"]) == ["a", "b", "c"]
+
+
+def test_the_form_shows_the_measured_speed_of_a_model() -> None:
+    name = "efficientsam3-tinyvit-11m"
+    runs.remember_speed({"model": name, "done": 10, "seconds": 25.0})
+    assert "2.5 s an image here" in describe_model(name, True)
+    assert "here" not in describe_model(name, False)
