@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
 from typing import Any
@@ -73,6 +74,14 @@ def tiny() -> es3.ImageModel:
 def one_thread() -> None:
     """Compute on one thread: a tiny model gains nothing from two, and test workers share cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Seed the global generators, so that no test depends on those that ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

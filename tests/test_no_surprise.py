@@ -109,11 +109,13 @@ def run(code: str, tmp_path: Path, *arguments: Any, **env: str) -> dict[str, Any
         loopback = 'ip link set lo up 2>/dev/null; exec "$@"'
         command = ["unshare", "--net", "--map-root-user", "sh", "-c", loopback, "sh", *command]
     paths = os.pathsep.join([str(ROOT / "model"), str(ROOT)])
+    # FiftyOne leaves the port of this process's database in the environment for its children.
+    outer = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_PRIVATE_")}
     ended = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **env},
+        env={**outer, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **env},
         cwd=tmp_path,
         umask=0o027,
         check=False,
