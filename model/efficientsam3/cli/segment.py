@@ -175,6 +175,8 @@ def segment(
         f"in {written.path}",
         "green",
     )
+    if written.images and not written.annotations:
+        print_status(_describe_nothing_found(arguments))
     if written.left_out:
         print_status(describe_left_out(written.left_out))
     if several:
@@ -190,6 +192,23 @@ def segment(
     if failed:
         print_status(f"{pluralize(len(failed), 'image')} of {len(sources)} failed", "red")
         raise typer.Exit(EXIT_FAILED)
+
+
+def _describe_nothing_found(arguments: dict[str, Any]) -> str:
+    """A sentence about options that find more.
+
+    Args:
+        arguments: Those of ``segment`` or ``segment_everything``.
+    """
+    if "everything" in arguments:
+        return (
+            "no mask passes --threshold (0.8 by default) and --stability-threshold (0.95 by "
+            "default): lower values keep more"
+        )
+    return (
+        f"nothing scores more than the threshold of {arguments['threshold']}: a lower --threshold "
+        "keeps more"
+    )
 
 
 def _everything_arguments(arguments: dict[str, Any], grid: dict[str, Any]) -> dict[str, Any]:

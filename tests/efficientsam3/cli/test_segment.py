@@ -339,6 +339,22 @@ def test_everything_without_a_word(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["-c", "bus", "--threshold", 1], "nothing scores more than the threshold of 1.0"),
+        (["--everything", "--points-per-side", 2, "--threshold", 1], "lower values keep more"),
+    ],
+)
+def test_a_threshold_that_leaves_nothing_is_named(
+    model: Path, photos: Path, tmp_path: Path, options: list[Any], message: str
+) -> None:
+    said = run(
+        "segment", next(photos.iterdir()), *options, "--out", tmp_path, "--model", model
+    ).stderr
+    assert message in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         (["--everything", "-c", "bus"], "takes no concepts"),
         (["--everything", "--point", "3,4"], "takes no points"),
         (["-c", "bus", "--points-per-side", 4], "--points-per-side goes with --everything"),
