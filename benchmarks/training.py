@@ -46,6 +46,7 @@ class Rig:
     net: LateDetector
     loss: object_loss.ObjectLoss
     batch: ObjectBatch
+    bfloat16: bool = False
 
     def trunk(self) -> Tensor:
         maps = self.net.part("trunk")(self.batch.pixels)
@@ -69,7 +70,12 @@ class Rig:
         return self._heads("prompts")
 
     def whole(self) -> Tensor:
-        return self.loss(self.net, self.batch)["loss"]
+        with self.autocast():
+            return self.loss(self.net, self.batch)["loss"]
+
+    def autocast(self) -> torch.autocast:
+        """What Fabric does for precision "bf16-mixed"."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
     def _heads(self, part: str) -> Tensor:
         """The loss of one head on top of the objects."""
@@ -93,7 +99,7 @@ class Rig:
         return terms.total()["loss"]
 
 
-def make_rig(resolution: int, batch: int) -> tuple[Rig, float]:
+def make_rig(resolution: int, batch: int, bfloat16: bool) -> tuple[Rig, float]:
     """A rig, and milliseconds of the processor for a new scene in a batch."""
     stickers = StickerArt.open()
     names = training_names(stickers)
@@ -112,7 +118,7 @@ def make_rig(resolution: int, batch: int) -> tuple[Rig, float]:
     data = 1e3 * (time.process_time() - started) / count / batch
     net = new_detector(config, 0)
     net.part("text").requires_grad_(False)
-    rig = Rig(net.train(), object_loss.ObjectLoss(table), made[0])
+    rig = Rig(net.train(), object_loss.ObjectLoss(table), made[0], bfloat16)
     table.pooled(net)
     table.read(net, rig.batch.phrases)
     return rig, data
@@ -143,7 +149,9 @@ def measure_parts(rig: Rig, repeat: int) -> dict[str, float]:
     def both_ways(part: Callable[[], Tensor]) -> Callable[[], None]:
         def work() -> None:
             rig.net.zero_grad()
-            part().backward()  # type: ignore[no-untyped-call]
+            with rig.autocast():
+                loss = part()
+            loss.backward()  # type: ignore[no-untyped-call]
 
         return work
 
@@ -193,18 +201,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--resolution", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=16, help="scenes of a step and process")
+    parser.add_argument("--bfloat16", action="store_true", help='precision "bf16-mixed"')
     parser.add_argument("--repeat", type=int, default=5, help="measurements of each kind")
     options = parser.parse_args(arguments)
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if world > 1:
         torch.distributed.init_process_group("gloo")
-    rig, data = make_rig(options.resolution, options.batch)
+    rig, data = make_rig(options.resolution, options.batch, options.bfloat16)
     clock, processor = measure_steps(rig, options.repeat, world)
     if rank == 0:
         scenes = options.batch * world
         say(
             f"{options.resolution} px, {world} processes of {options.batch} scenes, "
             f"{torch.get_num_threads()} threads each"
+            f"{', in bfloat16 where autocast takes it' if options.bfloat16 else ''}"
         )
         print(f"{count_operations(rig):.2f} GFLOP a scene, forward and backward")
         print(f"whole step: {clock:.2f} s = {scenes / clock:.1f} scenes/s by the clock")
