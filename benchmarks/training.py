@@ -33,6 +33,7 @@ from efficientsam3_stickers.recipes.objects import new_detector, objects_config,
 from efficientsam3_stickers.scenes import SceneGenerator
 from efficientsam3_stickers.training import object_loss
 from efficientsam3_stickers.training.object_batches import ObjectBatch, ObjectBatches
+from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.phrase_truth import list_phrases, phrase_truth
 
 USES = 2
@@ -107,7 +108,7 @@ def make_rig(resolution: int, batch: int, bfloat16: bool) -> tuple[Rig, float]:
     phrases = list_phrases(concepts)
     config = objects_config(resolution)
     truth = phrase_truth(concepts, phrases)
-    table = object_loss.PhraseTable(phrases, len(names), truth, config.context)
+    table = PhraseTable(phrases, len(names), truth, config.context)
     generator = SceneGenerator(
         stickers, SPLITS["train"], resolution, names, backgrounds=16, restyled=0.3
     )

@@ -33,10 +33,12 @@ from ..scenes import SceneGenerator
 from ..training.calibrate import calibrate
 from ..training.feature_teacher import HEADS, FeatureTeacher, TeacherHeads
 from ..training.object_batches import ObjectBatch, ObjectBatches, PromptShares
-from ..training.object_loss import ObjectLoss, ObjectLossWeights, PhraseTable
+from ..training.object_loss import ObjectLoss, ObjectLossWeights
 from ..training.object_task import ObjectTask
 from ..training.phrase_distillation import PhraseDistillation, load_phrases
+from ..training.phrase_table import PhraseTable
 from ..training.phrase_truth import list_phrases, phrase_truth
+from ..training.sticker_teacher import StickerTeacher, load_sticker_vectors
 from .common import MODEL_NAME, loop_settings
 from .stickers import CALIBRATION_SEED
 
@@ -64,7 +66,10 @@ class Options:
     backgrounds: int = 2048
     """Number of different backgrounds in training."""
     teacher: float = 2.0
-    """Weight of the distance to EfficientNet-Lite0's features; 0: no teacher of images."""
+    """Weight of the distance to EfficientNet-Lite0's maps; 0: no teacher of images."""
+    stickers: float = 2.0
+    """Weight of the distance of objects to EfficientNet-Lite0's features of their stickers, where
+    there is a teacher of images."""
     restyled: float = 0.3
     """Share of the stickers that are drawn in another style, as lines and flat colours."""
     calibration: int = 200
@@ -211,16 +216,19 @@ def object_task(run: Run, net: LateDetector, config: ModelConfig, seed: int) -> 
         for tiles in TILES
     ]
     training = ObjectBatches(config, generators, o.batch, names, first_seed=seed << 32, uses=o.uses)
-    teacher = None
+    teacher = seen_stickers = None
     if o.teacher and HEADS in dict(net.named_children()):
         # Every fourth image is tiled.
         teacher = FeatureTeacher(range(TILES.index(2), o.batch, len(TILES)), o.teacher)
+        styles = SPLITS["train"].styles
+        vectors = load_sticker_vectors(run.folder / "stickers.npy", stickers, names, styles)
+        seen_stickers = StickerTeacher(vectors, o.stickers)
     held_out, probes = _validation(stickers, config, names) if o.validate else ({}, {})
     return ObjectTask(
         net,
         config,
         training,
-        ObjectLoss(table, ObjectLossWeights(), teacher=teacher),
+        ObjectLoss(table, ObjectLossWeights(), teacher=teacher, stickers=seen_stickers),
         held_out=held_out,
         probes=probes,
         seed=o.seed + seed,
@@ -255,7 +263,7 @@ def _prepare_objects(run: Run) -> tuple[Task, LoopSettings]:
     if o.teacher:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(o.seed)
-            net.add_module(HEADS, TeacherHeads(config.trunk_width))
+            net.add_module(HEADS, TeacherHeads(config.trunk_width, config.width))
     task = object_task(run, net, config, 0)
     return task, _settings(
         run,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .sticker_teacher import WIDTH
 from .teacher_files import ImageNetEncoder
 
 HEADS = "teacher_heads"
@@ -15,17 +16,24 @@ HEADS = "teacher_heads"
 
 
 class TeacherHeads(nn.Module):
-    """Maps the last map of an image encoder to the maps of the teacher.
+    """Maps the last map of an image encoder to the maps of the teacher, and objects to stickers.
 
     Args:
-        width: Channels of the image encoder's map.
+        trunk_width: Channels of the image encoder's map.
+        width: Channels of tokens and queries.
+
+    Attributes:
+        token_sticker: Maps tokens averaged over an object to the vector of its sticker.
+        query_sticker: Maps an object's query to the vector of its sticker.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, trunk_width: int, width: int) -> None:
         super().__init__()
         middle, last = ImageNetEncoder.WIDTHS
-        self.middle = nn.Conv2d(width, middle, 1)
-        self.last = nn.Conv2d(width, last, 1)
+        self.middle = nn.Conv2d(trunk_width, middle, 1)
+        self.last = nn.Conv2d(trunk_width, last, 1)
+        self.token_sticker = nn.Linear(width, WIDTH)
+        self.query_sticker = nn.Linear(width, WIDTH)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The maps of the teacher, as far as the student knows them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -14,13 +13,14 @@ from efficientsam3.nn.features import ImageFeatures
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.nn.late_objects import ObjectQueries
 from efficientsam3.nn.layers import cxcywh_to_xyxy
-from efficientsam3.nn.tokenizer import tokenize
 from efficientsam3.train.losses.common import LossTerms, check_weights, dice_loss
 from efficientsam3.train.losses.matcher import paired_iou, pairwise_iou
 
 from .feature_teacher import HEADS, FeatureTeacher
 from .object_batches import ObjectBatch
+from .phrase_table import PhraseTable
 from .phrase_truth import DOUBTFUL, TRUE
+from .sticker_teacher import StickerTeacher
 
 DUPLICATE_IOU = 0.6
 """Queries whose box overlaps an object by more are judged as this object by prompts."""
@@ -60,51 +60,6 @@ class ObjectLossWeights:
         check_weights(self)
 
 
-class PhraseTable:
-    """Text features of phrases, each computed once by a text encoder that does not train.
-
-    Args:
-        phrases: Phrases that every object is compared with, names first.
-        names: How many of them are names of concepts.
-        truth: (concepts, phrases) from ``phrase_truth``.
-        context: Tokens of a phrase.
-    """
-
-    def __init__(self, phrases: Iterable[str], names: int, truth: Tensor, context: int) -> None:
-        self.phrases, self.names, self.truth, self.context = tuple(phrases), names, truth, context
-        self._features: dict[str, tuple[Tensor, Tensor]] = {}
-        self._pooled: Tensor | None = None
-
-    @torch.no_grad()
-    def read(self, net: LateDetector, phrases: Iterable[str]) -> tuple[Tensor, Tensor]:
-        """Features (P, L, C) of phrases and their mask (P, L).
-
-        Args:
-            net: The model, whose text encoder does not train.
-            phrases: The phrases.
-        """
-        phrases = list(phrases)
-        new = [p for p in dict.fromkeys(phrases) if p not in self._features]
-        for start in range(0, len(new), 256):
-            part = new[start : start + 256]
-            features, valid = net.read_text(tokenize(part, self.context))
-            self._features.update(zip(part, zip(features, valid, strict=True), strict=True))
-        found = [self._features[p] for p in phrases]
-        return torch.stack([f for f, _ in found]), torch.stack([v for _, v in found])
-
-    def pooled(self, net: LateDetector) -> Tensor:
-        """Mean text features (V, C) of the phrases of the table.
-
-        Args:
-            net: The model.
-        """
-        if self._pooled is None:
-            features, valid = self.read(net, self.phrases)
-            weight = valid[..., None].float()
-            self._pooled = (features * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return self._pooled
-
-
 class Assignment(NamedTuple):
     """Which query is which object.
 
@@ -128,6 +83,8 @@ class ObjectLoss:
         box_noise: By which part of its sides the box of a given query is moved at most.
         teacher: Compares the image encoder's maps with a teacher's; None: no teacher. The model
             needs its heads.
+        stickers: Compares objects with a teacher's vectors of their stickers; None: no such
+            teacher. The model needs the heads, too.
     """
 
     def __init__(
@@ -136,8 +93,9 @@ class ObjectLoss:
         weights: ObjectLossWeights | None = None,
         box_noise: float = 0.2,
         teacher: FeatureTeacher | None = None,
+        stickers: StickerTeacher | None = None,
     ) -> None:
-        self.teacher = teacher
+        self.teacher, self.stickers = teacher, stickers
         self.table, self.weights, self.box_noise = table, weights or ObjectLossWeights(), box_noise
 
     def __call__(self, net: LateDetector, batch: ObjectBatch) -> dict[str, Tensor]:
@@ -248,6 +206,15 @@ class ObjectLoss:
         own = batch.concepts[batch.valid]
         loss = name_loss(logits_pooled, own, table.truth[own], table.names)
         terms.add("pooled_name", loss, w.pooled_name)
+        if self.stickers is not None:
+            heads, weight = net.part(HEADS), self.stickers.weight
+            queries = objects.queries[pairs.images, pairs.queries]
+            styles = batch.styles[pairs.images, pairs.objects]
+            distance = self.stickers(heads.query_sticker, queries, concepts, styles)
+            terms.add("sticker", distance, weight)
+            own_styles = batch.styles[batch.valid]
+            distance = self.stickers(heads.token_sticker, pooled, own, own_styles)
+            terms.add("pooled_sticker", distance, weight)
         with torch.no_grad():
             right = (logits[:, : table.names].argmax(1) == concepts).float()
             terms.add("right", right[:matched].mean() if matched else right.sum(), 0.0)

@@ -31,13 +31,13 @@ from efficientsam3_stickers.training.object_batches import (
 from efficientsam3_stickers.training.object_loss import Assignment as Pairs
 from efficientsam3_stickers.training.object_loss import (
     ObjectLoss,
-    PhraseTable,
     name_loss,
     one_of_each,
     read_exemplars,
     token_targets,
 )
 from efficientsam3_stickers.training.object_task import ObjectTask
+from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.phrase_truth import (
     DOUBTFUL,
     FALSE,
@@ -45,6 +45,7 @@ from efficientsam3_stickers.training.phrase_truth import (
     list_phrases,
     phrase_truth,
 )
+from efficientsam3_stickers.training.sticker_teacher import WIDTH, StickerTeacher
 from efficientsam3_stickers.training.teacher_files import ImageNetEncoder
 
 CONFIG = tiny_late_config(parts=("geometry", "masks"))
@@ -239,12 +240,16 @@ class SmallTeacher(nn.Module):
 def test_a_teacher_sees_some_images(
     net: LateDetector, stickers: StickerArt, generator: SceneGenerator
 ) -> None:
-    net.add_module(HEADS, TeacherHeads(CONFIG.trunk_width))
+    net.add_module(HEADS, TeacherHeads(CONFIG.trunk_width, CONFIG.width))
     teacher = FeatureTeacher([1, 3], 2.0, SmallTeacher())
-    loss = ObjectLoss(table(stickers, generator), teacher=teacher)
+    styles = generator.split.styles
+    vectors = np.random.default_rng(0).normal(size=(len(generator.names), len(styles), WIDTH))
+    seen_stickers = StickerTeacher(vectors.astype(np.float32), 2.0)
+    loss = ObjectLoss(table(stickers, generator), teacher=teacher, stickers=seen_stickers)
     terms = loss(net.train(), batches(generator)(0, rng()))
     terms["loss"].backward()
     assert 0 < float(terms["teacher"]) < 2
+    assert float(terms["sticker"]) > 0 and float(terms["pooled_sticker"]) > 0
     assert all(p.grad is not None for p in net.part(HEADS).parameters())
 
 
