@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from .build import ModelConfig
+    from .checkpoints.sources import WeightFiles
     from .nn.detector import Detector
     from .predictor import ImageModel
     from .runtime.model import ExportedModel
@@ -31,6 +32,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     speed: str = "exact",
     backend: None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> ImageModel: ...
 
 
@@ -46,6 +48,7 @@ def load(
     speed: str = "exact",
     *,
     backend: str,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> ExportedModel: ...
 
 
@@ -59,6 +62,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     speed: str = "exact",
     backend: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> ImageModel | ExportedModel:
     """Load a model from the package, from the hub, or from files.
 
@@ -80,6 +84,8 @@ def load(
         speed: "exact", or "fast": pooled keys and values in the fusion encoder.
         backend: "openvino" or "onnx": the model is exported to a cache once, and run by OpenVINO or
             ONNX Runtime. None: PyTorch, or what an exported folder was exported to.
+        adapter: What ``efficientsam3 finetune`` wrote: its file, or the folder of the run. The
+            model's name then ends in "+" and the name of the adapter.
 
     Returns:
         The model. With ``backend``, and for an exported folder, an ``ExportedModel``, which
@@ -89,18 +95,10 @@ def load(
         ArgumentError: An argument has a wrong value, or arguments do not go together.
         UnknownModelError: There is no such name.
         WeightsNotFoundError: The weights are not on this machine and cannot be downloaded.
-        CheckpointError: A file is damaged or of another model or version.
+        CheckpointError: A file is damaged or of another model or version; the adapter is of other
+            weights.
         MissingPackageError: The runtime is not installed.
     """
-    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
-        raise ArgumentError(
-            f"a model is a name of list_models() or a saved folder; got {shorten(name)}"
-        )
-    for argument, value in (("checkpoint", checkpoint), ("base", base)):
-        if value is not None and not isinstance(value, (str, os.PathLike)):
-            raise ArgumentError(f"{argument} is the path of a file; got {shorten(value)}")
-    if text is not None and not isinstance(text, str):
-        raise ArgumentError(f"text is the name of a text encoder; got {shorten(text)}")
     if backend is not None and backend not in BACKENDS:
         raise ArgumentError(
             f"backend is {' or '.join(map(repr, BACKENDS))}, or None for PyTorch; "
@@ -108,9 +106,13 @@ def load(
         )
     options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
     given = {"checkpoint": checkpoint, "text": text, "context": context, "base": base}
+    _check_names(name, given)
     if is_exported(Path(name)):
-        return _load_exported(Path(name), backend, given, options)
-    model = _load_torch(name, given, options | ({"device": "cpu"} if backend else {}))
+        return _load_exported(Path(name), backend, {**given, "adapter": adapter}, options)
+    from .predictor import ImageModel
+
+    weights = open_weights(name, **given, adapter=adapter)
+    model = ImageModel(*weights, **options | ({"device": "cpu"} if backend else {}))
     if backend is None:
         return model
     from .export.cache import cached_export
@@ -148,59 +150,121 @@ def _load_exported(
     return model
 
 
-def _load_torch(
-    name: str | os.PathLike[str], given: dict[str, Any], options: dict[str, Any]
-) -> ImageModel:
-    """Load a model that PyTorch runs; ``given`` are arguments that a downloaded model takes."""
-    from .checkpoints.hub import download
-    from .checkpoints.sources import WeightFiles
-    from .predictor import ImageModel
+def open_weights(
+    name: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    text: str | None = None,
+    context: int | None = None,
+    base: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+) -> tuple[str, ModelConfig, WeightFiles]:
+    """The learned weights of a model, without its inference form.
 
-    if Path(name).is_dir():
-        return _load_folder(Path(name), str(name), given, options)
+    Args:
+        name: As ``load`` takes it, and so are the others; not an exported folder.
+        checkpoint: A local file instead of the hub's.
+        text: Another text encoder than the name's.
+        context: Tokens of a phrase.
+        base: A second file, for parts that the first lacks.
+        adapter: What ``efficientsam3 finetune`` wrote.
+
+    Returns:
+        The model's name and configuration; and its weights, which are read again at each call.
+
+    Raises:
+        EfficientSam3Error: As ``load``.
+    """
+    from .checkpoints.adapter import adapter_path
+    from .checkpoints.sources import WeightFiles
+
+    given = {"checkpoint": checkpoint, "text": text, "context": context, "base": base}
+    _check_names(name, given)
+    if is_exported(Path(name)):
+        raise ArgumentError(
+            f"{name} is an exported model, which has no learned weights: take the model that it "
+            "was exported from"
+        )
+    changes = None if adapter is None else adapter_path(adapter).absolute()
+    read, files = _find(name, given, changes)
+    title, config, first = read()
+    files += [] if changes is None else [changes]
+    return title, config, WeightFiles(read, files, first)
+
+
+def _find(
+    name: str | os.PathLike[str], given: dict[str, Any], adapter: Path | None
+) -> tuple[partial[tuple[str, ModelConfig, Detector]], list[Path]]:
+    """What reads a model, and the files that it reads; weights are downloaded if need be."""
+    from .checkpoints.hub import download
+
+    folder = Path(name) if Path(name).is_dir() else None
+    title = str(name)
+    if folder is None:
+        variant = find_variant(title)
+        title = variant.name
+        if isinstance(variant.weights, Packaged):
+            folder = variant.weights.find()
+    if folder is not None:
+        for argument, value in given.items():
+            if value is not None:
+                raise ArgumentError(
+                    f"{title} is a complete saved model; {argument}= goes with a name of "
+                    "list_models() that comes from the hub"
+                )
+        folder = folder.absolute()
+        return partial(_read_folder, folder, adapter), [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
     checkpoint, base = given["checkpoint"], given["base"]
-    variant = find_variant(str(name))
-    if isinstance(variant.weights, Packaged):
-        return _load_folder(variant.weights.find(), variant.name, given, options)
-    path = Path(checkpoint) if checkpoint is not None else download(variant.name)
+    path = Path(checkpoint) if checkpoint is not None else download(title)
     second = None if base is None else Path(base).absolute()
-    arguments = (path.absolute(), variant.name, second, given["text"], given["context"])
-    config, first = _read_upstream(*arguments)
-    files = [path, *([] if second is None else [second])]
-    source = WeightFiles(partial(_read_upstream, *arguments), files, first)
-    return ImageModel(variant.name, config, source, **options)
+    read = partial(
+        _read_upstream, path.absolute(), title, second, given["text"], given["context"], adapter
+    )
+    return read, [path, *([] if second is None else [second])]
 
 
 def _read_upstream(
-    path: Path, name: str, base: Path | None, text: str | None, context: int | None
-) -> tuple[ModelConfig, Detector]:
+    path: Path,
+    name: str,
+    base: Path | None,
+    text: str | None,
+    context: int | None,
+    adapter: Path | None,
+) -> tuple[str, ModelConfig, Detector]:
     from .checkpoints.assemble import load_upstream
 
-    return load_upstream(path, find_variant(name), base=base, text=text, context=context)
+    config, net = load_upstream(path, find_variant(name), base=base, text=text, context=context)
+    return _adapted(name, config, net, adapter, str(path))
 
 
-def _read_folder(folder: Path) -> tuple[ModelConfig, Detector]:
+def _read_folder(folder: Path, adapter: Path | None) -> tuple[str, ModelConfig, Detector]:
     from .checkpoints.assemble import load_folder
 
-    return load_folder(folder)[1:]
+    name, config, net = load_folder(folder)
+    return _adapted(name, config, net, adapter, str(folder))
 
 
-def _load_folder(
-    folder: Path, name: str, given: dict[str, Any], options: dict[str, Any]
-) -> ImageModel:
-    """Load a saved folder; ``given`` are the arguments that only a downloaded model takes."""
-    from .checkpoints.assemble import load_folder
-    from .checkpoints.sources import WeightFiles
-    from .predictor import ImageModel
+def _adapted(
+    name: str, config: ModelConfig, net: Detector, adapter: Path | None, where: str
+) -> tuple[str, ModelConfig, Detector]:
+    """A model with the changes of an adapter, which its name tells."""
+    if adapter is None:
+        return name, config, net
+    from .checkpoints.adapter import Adapter
 
-    for argument, value in given.items():
-        if value is not None:
-            raise ArgumentError(
-                f"{name} is a complete saved model; {argument}= goes with a name of "
-                "list_models() that comes from the hub"
-            )
-    folder = folder.absolute()
-    saved_name, config, first = load_folder(folder)
-    files = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
-    source = WeightFiles(partial(_read_folder, folder), files, first)
-    return ImageModel(saved_name, config, source, **options)
+    changes = Adapter.load(adapter)
+    changes.apply(config, net, where)
+    return f"{name}+{changes.name}", config, net
+
+
+def _check_names(name: Any, given: dict[str, Any]) -> None:
+    """Check the types of arguments that name a model and its files."""
+    if not isinstance(name, (str, os.PathLike)) or not str(name).strip():
+        raise ArgumentError(
+            f"a model is a name of list_models() or a saved folder; got {shorten(name)}"
+        )
+    for argument in ("checkpoint", "base"):
+        value = given[argument]
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise ArgumentError(f"{argument} is the path of a file; got {shorten(value)}")
+    if given["text"] is not None and not isinstance(given["text"], str):
+        raise ArgumentError(f"text is the name of a text encoder; got {shorten(given['text'])}")

@@ -43,7 +43,7 @@ class WeightFiles:
     """
 
     def __init__(
-        self, read: partial[tuple[ModelConfig, Detector]], files: list[Path], first: Detector
+        self, read: partial[tuple[str, ModelConfig, Detector]], files: list[Path], first: Detector
     ) -> None:
         self._read, self._files = read, [file.absolute() for file in files]
         self._unused = [first]
@@ -69,4 +69,4 @@ class WeightFiles:
                 f"{' or '.join(map(str, self._files))} has changed since the model was loaded, and "
                 "its learned weights are read from there; load the model again"
             )
-        return self._read()[1]
+        return self._read()[2]

@@ -15,6 +15,7 @@ from .distill import distill
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .finetune import finetune
 from .models import benchmark, convert, models
 from .segment import segment
 from .track import track
@@ -58,7 +59,7 @@ def version() -> None:
 
 
 for command in (
-    *(segment, track, models, convert, export, doctor, benchmark, evaluate, distill, version),
+    *(segment, track, models, convert, export, doctor, benchmark, evaluate, finetune, distill, version),
 ):
     app.command()(command)
 

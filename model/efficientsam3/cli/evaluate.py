@@ -227,7 +227,7 @@ def evaluate(
             continue
         if not images:
             raise UsageError(NO_IMAGES)
-        target = _prediction_file(predictions, options.model, name, len(splits))
+        target = _prediction_file(predictions, options.title, name, len(splits))
         # Missing images are reported before the model is loaded.
         files = find_image_files(truth, images, skip_missing=skip_missing)
         if others := describe_passed_over(images, files.values()):
@@ -272,7 +272,7 @@ def _evaluate_objects(
     frames = images[0] if images and options else None
     chosen = read_object_videos(annotations, frames, videos)[:limit]
     name = annotations.resolve().name
-    folder = predictions or OUT / f"{Path(options.model if options else '').name}-{name}"
+    folder = predictions or OUT / f"{options.title if options else ''}-{name}"
     if options is not None:
         model = options.load()
         with resumable(), _progress_bar(name) as progress:
@@ -285,7 +285,7 @@ def _prediction_file(predictions: Path | None, model: str, split: str, splits: i
     """The file for the predictions of a split."""
     place = OUT if predictions is None else predictions
     if place.suffix not in (".json", ".jsonl"):
-        return place / f"{Path(model).name}-{split}.jsonl"
+        return place / f"{model}-{split}.jsonl"
     if splits > 1:
         raise UsageError(f"predictions for {splits} splits go to a folder, not to {place}")
     return place

@@ -61,6 +61,13 @@ DtypeOption = Annotated[
 SpeedOption = Annotated[
     Speed, typer.Option(help="fast: pooled keys and values, which change masks slightly.")
 ]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="What `efficientsam3 finetune` changed in the model: its file, or the run's folder.",
+        exists=True,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class ModelOptions:
         device: "cpu", "cuda", "mps"; None: the fastest on this machine.
         dtype: Number format; None: the fastest on this machine.
         speed: "exact" or "fast".
+        adapter: What fine-tuning changed: a file, or the folder of a run.
     """
 
     model: str = DEFAULT_MODEL
@@ -86,6 +94,7 @@ class ModelOptions:
     device: str | None = None
     dtype: Dtype | None = None
     speed: Speed = Speed.exact
+    adapter: Path | None = None
 
     @property
     def name(self) -> str:
@@ -93,6 +102,16 @@ class ModelOptions:
         if Path(self.model).is_dir():
             return str(Path(self.model).absolute())
         return find_variant(self.model).name
+
+    @property
+    def title(self) -> str:
+        """A short name of the model and its adapter, for files."""
+        name = Path(self.model).name
+        if self.adapter is None:
+            return name
+        from ..checkpoints.adapter import Adapter
+
+        return f"{name}+{Adapter.load(self.adapter).name}"
 
     def identity(self) -> dict[str, Any]:
         """The model, its weight files and its options, to tell whether a run is still the same."""
@@ -103,6 +122,7 @@ class ModelOptions:
             "context": self.context,
             "dtype": self.dtype.value if self.dtype else None,
             "speed": self.speed.value,
+            **({} if self.adapter is None else {"adapter": self._adapter_file()}),
         }
 
     def load(self) -> ImageModel:
@@ -131,7 +151,13 @@ class ModelOptions:
                 device=self.device,
                 dtype=self.dtype.value if self.dtype else None,
                 speed=self.speed.value,
+                adapter=self.adapter,
             )
+
+    def _adapter_file(self) -> Any:
+        from ..checkpoints.adapter import adapter_path
+
+        return None if self.adapter is None else identity(adapter_path(self.adapter))
 
     def _weight_files(self) -> Any:
         """The weight files by their names, or where the hub has them."""
@@ -157,6 +183,7 @@ _OPTIONS = {
     "device": DeviceOption,
     "dtype": DtypeOption,
     "speed": SpeedOption,
+    "adapter": AdapterOption,
 }
 
 

@@ -21,7 +21,14 @@ from rich.text import Text
 from ..checkpoints.hub import cached_models
 from ..variants import ABILITIES, VARIANTS, Packaged, Variant, find_variant, list_models
 from .common import UsageError, output_console, print_status, status_console
-from .model_options import BaseOption, ContextOption, ModelOptions, TextOption, with_model_options
+from .model_options import (
+    AdapterOption,
+    BaseOption,
+    ContextOption,
+    ModelOptions,
+    TextOption,
+    with_model_options,
+)
 
 UPSTREAM_SUFFIXES = (".pt", ".pth")
 TABLE_WIDTH = 150
@@ -137,17 +144,27 @@ def convert(
     base: BaseOption = None,
     text: TextOption = None,
     context: ContextOption = None,
+    adapter: AdapterOption = None,
     to: Annotated[
-        Layout | None, typer.Option(help="The layout to write; the source's opposite if omitted.")
+        Layout | None,
+        typer.Option(
+            help="The layout to write; if omitted, the source's opposite, and with --adapter that "
+            "of DEST."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file or folder.")
     ] = False,
 ) -> None:
-    """Convert weights between upstream's files and folders of this package."""
+    """Convert weights between upstream's files and folders of this package.
+
+    With --adapter, the changes of a fine-tuned model are merged into its weights.
+    """
     from ..checkpoints import assemble, hub, save
 
     path = Path(source)
+    if to is None and adapter is not None:
+        to = Layout.upstream if dest.suffix in UPSTREAM_SUFFIXES else Layout.folder
     to = to or (Layout.upstream if path.is_dir() else Layout.folder)
     _check_destination(dest, to, overwrite)
     if path.is_dir():
@@ -159,13 +176,27 @@ def convert(
         if not path.exists() and path.suffix not in (*UPSTREAM_SUFFIXES, ".safetensors"):
             variant = variant or find_variant(source)
             if isinstance(variant.weights, Packaged):
-                raise UsageError(
-                    f"{variant.name} is a folder of this package already: "
-                    f"{variant.weights.location}"
-                )
-            path = hub.download(variant.name)
-        name = variant.name if variant else path.stem
-        config, net = assemble.load_upstream(path, variant, base=base, text=text, context=context)
+                if adapter is None:
+                    raise UsageError(
+                        f"{variant.name} is a folder of this package already: "
+                        f"{variant.weights.location}"
+                    )
+                path = variant.weights.find()
+            else:
+                path = hub.download(variant.name)
+        if path.is_dir():
+            name, config, net = assemble.load_folder(path)
+        else:
+            name = variant.name if variant else path.stem
+            config, net = assemble.load_upstream(
+                path, variant, base=base, text=text, context=context
+            )
+    if adapter is not None:
+        from ..checkpoints.adapter import Adapter
+
+        changes = Adapter.load(adapter)
+        changes.apply(config, net, source)
+        name = f"{name}+{changes.name}"
     if to is Layout.folder:
         save.save_folder(dest, name, config, net)
     else:

@@ -31,7 +31,7 @@ def model_identity(model: ImageModel) -> dict[str, Any]:
 
 
 def weights_digest(model: ImageModel) -> str:
-    """A digest of the weights: of each tensor its name, its shape and about 1,024 of its values.
+    """A digest of the weights, see ``checkpoints.adapter.digest_weights``.
 
     The learned weights are read again, because the inference form folds and casts some parts when
     they are first used, and the digest must not depend on what the model was used for before.
@@ -44,11 +44,6 @@ def weights_digest(model: ImageModel) -> str:
     """
     if not hasattr(model, "learned"):  # an exported folder, which has no learned weights
         return hashlib.sha256(repr(model.key).encode()).hexdigest()
-    import torch
+    from ..checkpoints.adapter import digest_weights
 
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.learned().state_dict().items()):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 1024)].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
+    return digest_weights(model.learned().state_dict().items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ class Progress:
     Attributes:
         step: Steps taken.
         steps: Steps of the whole run.
-        loss: Mean loss since the last report; None if every step since then was skipped.
+        loss: Mean loss since the last report; None if every step since then was skipped, or none
+            was taken.
         values: Means of the other scalars that the task reports.
         lr: Learning rate of the last step.
         rate: Steps a second since the last report.
@@ -46,14 +48,14 @@ class Progress:
 
     step: int
     steps: int
-    loss: float | None
-    values: Mapping[str, float]
-    lr: float
-    rate: float
-    eta: float
-    seconds: float
-    data_wait: float
-    skipped: int
+    loss: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    lr: float = 0.0
+    rate: float = 0.0
+    eta: float = math.inf
+    seconds: float = 0.0
+    data_wait: float = 0.0
+    skipped: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -94,13 +96,14 @@ class CsvLog:
 
     Args:
         path: The file.
-        step: Number of steps taken. Rows of later steps, and an unfinished last row, are dropped.
+        step: Number of steps taken. Rows of later steps, and an unfinished last row, are dropped;
+            of a run that starts, all rows.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         self.rows: list[dict[str, str]] = []
-        if path.exists():
+        if step and path.exists():
             text = path.read_text(encoding="utf-8")
             complete = text[: text.rfind("\n") + 1]
             for row in csv.DictReader(io.StringIO(complete, newline="")):
@@ -134,10 +137,13 @@ class CsvLog:
         """
         return any(row["step"] == str(step) for row in self.rows)
 
+    def first(self) -> dict[str, float]:
+        """The numbers of the first row, without its step; empty without rows."""
+        return _numbers(self.rows[0]) if self.rows else {}
+
     def last(self) -> dict[str, float]:
         """The numbers of the last row, without its step; empty without rows."""
-        row = self.rows[-1] if self.rows else {}
-        return {k: float(v) for k, v in row.items() if k != "step" and v}
+        return _numbers(self.rows[-1]) if self.rows else {}
 
     def _rewrite(self) -> None:
         with (
@@ -148,6 +154,10 @@ class CsvLog:
             if self.rows:
                 writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    return {k: float(v) for k, v in row.items() if k != "step" and v}
 
 
 def tensorboard_logger(folder: Path, step: int) -> TensorBoardLogger:

@@ -54,7 +54,7 @@ class TrainingResult:
         seconds: Seconds trained, all sessions together.
         skipped: Steps that were skipped because the loss or a gradient was not finite.
         metrics: Metrics of the last validation.
-        weights: File of the module's whole state; averaged weights if the run averages them.
+        weights: File of the task's result; averaged weights if the run averages them.
     """
 
     steps: int
@@ -209,8 +209,8 @@ class _TrainingRun:
         self.task.train_mode()
         try:
             with StopSignals() as signals:
-                if self.step:
-                    self._evaluate(resumed=True)
+                if self.step or s.validate_first:
+                    self._evaluate(started=True)
                 while self.step < s.steps:
                     self._take_step(batches, signals)
                     self._evaluate()
@@ -412,18 +412,18 @@ class _TrainingRun:
         if self.tensorboard is not None:
             self.tensorboard.log_metrics({f"{name}/{k}": v for k, v in row.items()}, self.step)
 
-    def _evaluate(self, *, resumed: bool = False) -> None:
+    def _evaluate(self, *, started: bool = False) -> None:
         """Validate and draw pictures, if they are due.
 
         Args:
-            resumed: The run was resumed at this step; what an earlier session did is not repeated.
+            started: The session starts at this step; what an earlier one did is not repeated.
         """
         s = self.settings
-        validate = _is_due(self.step, s.validate_every, s.steps)
+        validate = not self.step or _is_due(self.step, s.validate_every, s.steps)
         draw = s.picture_every > 0 and _is_due(self.step, s.picture_every, s.steps)
         if not (validate or draw):
             return
-        if self.fabric.is_global_zero and not (resumed and self.validations.has(self.step)):
+        if self.fabric.is_global_zero and not (started and self.validations.has(self.step)):
             before = time.perf_counter()
             self.snapshot.take()
             try:
@@ -444,8 +444,9 @@ class _TrainingRun:
         if not self.metrics:
             return
         self._write_row(self.validations, "validation", self.metrics)
-        if self.on_progress is not None and self.progress is not None:
-            self.on_progress(dataclasses.replace(self.progress, metrics=self.metrics))
+        if self.on_progress is not None:
+            progress = self.progress or Progress(self.step, self.settings.steps)
+            self.on_progress(dataclasses.replace(progress, metrics=self.metrics))
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
@@ -466,7 +467,7 @@ class _TrainingRun:
         seconds = self.earlier_seconds + session
         if self.fabric.is_global_zero:
             with replacing_tensors(path) as temporary:
-                save_file(separate_memory(self.module.state_dict()), temporary, {"format": "pt"})
+                save_file(separate_memory(self.task.result()), temporary, {"format": "pt"})
             self.report.update(
                 self.step,
                 session,

@@ -73,7 +73,7 @@ def parameter_groups(module: nn.Module, settings: LoopSettings) -> list[Paramete
     for name, weight in module.named_parameters():
         if not weight.requires_grad:
             continue
-        scale = _scale(name, settings.scales) * layer_scales.get(name, 1.0)
+        scale = learning_rate_scale(name, settings.scales) * layer_scales.get(name, 1.0)
         undecayed = weight.ndim <= 1 or any(piece in name for piece in settings.no_decay)
         decay = 0.0 if undecayed else settings.weight_decay
         new: ParameterGroup = {"params": [], "names": [], "weight_decay": decay, "scale": scale}
@@ -113,7 +113,13 @@ def _is_under(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 
-def _scale(name: str, scales: Mapping[str, float]) -> float:
+def learning_rate_scale(name: str, scales: Mapping[str, float]) -> float:
+    """The factor on the learning rate of a parameter.
+
+    Args:
+        name: Name of the parameter.
+        scales: Factor by beginning of names; the longest that fits counts.
+    """
     fitting = [prefix for prefix in scales if _is_under(name, prefix)]
     return scales[max(fitting, key=len)] if fitting else 1.0
 

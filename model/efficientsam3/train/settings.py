@@ -57,6 +57,7 @@ class LoopSettings:
             devices.
         log_every: Steps between rows of the log, at least 1. The last step is logged in any case.
         validate_every: Steps between validations; 0: only after the last step.
+        validate_first: Whether to validate before the first step, too.
         picture_every: Steps between pictures, and after the last step; 0: none.
         save_every: Steps between checkpoints; 0: only after the last step.
         save_minutes: A checkpoint is also saved when the last one is this old, in minutes; 0: not.
@@ -88,6 +89,7 @@ class LoopSettings:
     strategy: str = "auto"
     log_every: int = 20
     validate_every: int = 0
+    validate_first: bool = False
     picture_every: int = 0
     save_every: int = 1000
     save_minutes: float = 10.0
@@ -142,7 +144,7 @@ class LoopSettings:
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the numbers of a run, as plain values."""
-        free = {"log_every", "validate_every", "picture_every", "save_every", "save_minutes"}
+        free = {"log_every", "validate_every", "validate_first", "picture_every", "save_every", "save_minutes"}
         free |= {"keep", "tensorboard", "accelerator", "devices", "strategy"}
         if self.schedule == "constant" and not self.cooldown:
             free.add("steps")  # a step's rate does not depend on it: a run may be longer or shorter

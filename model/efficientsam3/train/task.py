@@ -139,6 +139,10 @@ class Task(ABC):
         """
         return {}
 
+    def result(self) -> Mapping[str, Tensor]:
+        """What the loop writes to ``weights.safetensors`` at the end: the module's whole state."""
+        return self.module.state_dict()
+
     def describe(self) -> dict[str, Any]:
         """Plain values that decide the numbers (data, batch size), compared when a run resumes."""
         return {}

@@ -8,4 +8,5 @@ RECIPES = {
     "stage1-text": f"{__name__}.stage1_text:RECIPE",
     "stage2": f"{__name__}.stage2:RECIPE",
     "stage3": f"{__name__}.stage3:RECIPE",
+    "finetune": f"{__name__}.finetune:RECIPE",
 }
