@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import efficientsam3 as es3
+from efficientsam3.checkpoints.adapter import adapter_path
 from efficientsam3.variants import VARIANTS, WEIGHTS_FILE, Packaged
 
 MODEL_LOCK = threading.RLock()
@@ -27,7 +28,8 @@ def load_core(name: str, **options: Any) -> es3.ImageModel:
         name: a model name, or the folder of a saved model.
         **options: further arguments of ``efficientsam3.load``.
     """
-    key = (str(name), file_stamp(name), *((k, str(v)) for k, v in sorted(options.items())))
+    stamps = file_stamp(name), adapter_stamp(options.get("adapter"))
+    key = (str(name), stamps, *((k, str(v)) for k, v in sorted(options.items())))
     with MODEL_LOCK:
         model = _models.get(key)
         if model is None:
@@ -83,3 +85,15 @@ def file_stamp(name: str) -> tuple[str, int] | None:
         folder = row.weights.location
     file = folder / WEIGHTS_FILE
     return (str(file.resolve()), file.stat().st_mtime_ns) if file.is_file() else None
+
+
+def adapter_stamp(adapter: Any) -> tuple[str, int] | None:
+    """The path and the modification time of an adapter, or None without one.
+
+    Args:
+        adapter: the file of an adapter, the folder of a run, or None.
+    """
+    if not adapter:
+        return None
+    file = adapter_path(adapter)
+    return str(file.resolve()), file.stat().st_mtime_ns

@@ -57,16 +57,19 @@ def box_iou(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]])
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def encode_masks(detections: Sequence[fol.Detection]) -> list[Any]:
-    """Masks as run lengths on one grid that is about as fine as the stored masks.
+def encode_masks(
+    detections: Sequence[fol.Detection], size: tuple[int, int] | None = None
+) -> list[Any]:
+    """Masks as run lengths on one grid.
 
     Args:
         detections: detections of one image, all with masks.
+        size: (height, width) of the grid. None: about as fine as the stored masks.
     """
     if not detections:
         return []
     masks = [np.asarray(d.get_mask(), bool) for d in detections]
-    size = _grid(detections, masks)
+    size = size or _grid(detections, masks)
     out = []
     for detection, mask in zip(detections, masks, strict=True):
         x, y, w, h = detection.bounding_box

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from ..prompts import PROMPT_KEYS
 from ..runs.run import digest_settings
 from .apply_target import AppliedLabels, find_target
 
-LOAD_OPTIONS = ("checkpoint", "base", "text", "context", "device", "dtype", "speed")
+LOAD_OPTIONS = ("checkpoint", "base", "text", "context", "device", "dtype", "speed", "adapter")
 """The arguments of a zoo model that ``efficientsam3.load`` takes."""
 
 MODES = ("concept", "visual")
@@ -55,6 +56,7 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
         "context": (None, int),
         "dtype": (None, None),
         "speed": ("exact", str),
+        "adapter": (None, (str, os.PathLike)),
         "existing": (REFUSE, EXISTING),
         "overlap": (OVERLAP, Number),
     }
@@ -70,7 +72,8 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
         for name, (default, kind) in self.OPTIONS.items():
             value = d.get(name, default)
             check_option(name, value, kind)
-            setattr(self, name, value)
+            # Records of runs hold paths as texts.
+            setattr(self, name, str(value) if isinstance(value, os.PathLike) else value)
         unknown = sorted(set(d) - set(vars(self)))
         if unknown:
             own = ["classes", "confidence_thresh", *(n for n in vars(self) if n not in inherited)]
@@ -79,6 +82,7 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
     def settings(self) -> dict[str, Any]:
         """What labels depend on beside the question."""
         left_out = {"existing", "overlap", "variant", "get_item_cls", *PROMPT_KEYS}
+        left_out |= {"adapter"} if self.adapter is None else set()
         chosen = {n: getattr(self, n) for n in self.OPTIONS if n not in left_out}
         return {**chosen, "confidence_thresh": self.confidence_thresh}
 

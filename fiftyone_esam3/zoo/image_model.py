@@ -68,7 +68,8 @@ class EfficientSam3Config(ZooConfig):
             existing ("refuse"): what happens to labels that the field holds; see
                 ``segment_concepts``. ``apply_model`` takes it too. All questions are asked again.
             overlap (0.5): see ``segment_concepts``. ``apply_model`` takes it too.
-            checkpoint, base, text, context, device, dtype, speed: see ``efficientsam3.load``.
+            checkpoint, base, text, context, device, dtype, speed, adapter: see
+                ``efficientsam3.load``.
     """
 
     OPTIONS: ClassVar[Mapping[str, tuple[Any, Any]]] = {

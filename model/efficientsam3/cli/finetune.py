@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,7 +114,7 @@ def finetune(
             accept_changes=accept_changes,
             **display,
         )
-    if result.adapter.is_file():  # of several processes one writes
+    if os.environ.get("RANK", "0") == "0":  # of several processes one writes
         _print_result(result)
 
 

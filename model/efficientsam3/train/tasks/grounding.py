@@ -57,7 +57,7 @@ class GroundingTask(Task):
         if len(held_out) and held_out[0].masks is None:
             raise DataError(
                 f"{held_out[0].key} has no masks; held-out samples are scored by masks: hold out "
-                "data with masks"
+                "data with masks, or none with held_out=0 (--held-out 0)"
             )
         self.module: Detector = net
         self.collator, self.criterion = collator, criterion or GroundingLoss()
