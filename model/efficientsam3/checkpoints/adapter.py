@@ -208,12 +208,14 @@ class Adapter:
         for name in self.names:
             _check_shape(self, name, state[name], where)
         found = digests_by_part(state, self.names)
-        other = [PART_NAMES.get(part, part) for part, d in found.items() if self.base.get(part) != d]
+        other = [
+            PART_NAMES.get(part, part) for part, d in found.items() if self.base.get(part) != d
+        ]
         if other:
             raise CheckpointError(
-                f"the adapter {self.name!r} was trained on other weights of {self.model} than those "
-                f"of {where}: they differ in {', '.join(other)}. Load it with the weights that it "
-                "was trained on, or fine-tune these"
+                f"the adapter {self.name!r} was trained on other weights of {self.model} than "
+                f"those of {where}: they differ in {', '.join(other)}. Load it with the weights "
+                "that it was trained on, or fine-tune these"
             )
         changed: State = {name: value.float() for name, value in self.whole.items()}
         for name, (up, down) in self.low_rank.items():

@@ -59,7 +59,19 @@ def version() -> None:
 
 
 for command in (
-    *(segment, track, models, convert, export, doctor, benchmark, evaluate, finetune, distill, version),
+    *(
+        segment,
+        track,
+        models,
+        convert,
+        export,
+        doctor,
+        benchmark,
+        evaluate,
+        finetune,
+        distill,
+        version,
+    ),
 ):
     app.command()(command)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.adapter import ADAPTER_FILE, Adapter
-from ..errors import ArgumentError, shorten
+from ..errors import ArgumentError, CheckpointError, shorten
 from .logs import Progress
 from .recipe import Stage, run_recipe
+from .recipes.common import rank_and_world
 from .recipes.finetune import RECIPE, Options
 
 PathLike = str | os.PathLike[str]
@@ -24,7 +25,8 @@ class FinetuneResult:
 
     Attributes:
         adapter: File of the adapter, for ``efficientsam3.load(..., adapter=...)``.
-        before: Figures of the model on the held-out images; empty if none are held out.
+        before: Figures of the model on the held-out images; empty if none are held out, and in all
+            but the first of several processes.
         after: The same of the model with the adapter.
         record: The content of the run's ``recipe.json``.
     """
@@ -82,6 +84,7 @@ def finetune(
         ArgumentError: An option does not exist.
         SettingsError: An option has a wrong value.
         DataError: The data are damaged or incomplete, or have nothing to learn from.
+        CheckpointError: The folder holds another run, or a finished one without its adapter.
         TrainingStopped: A signal stopped the run; everything is saved.
         EfficientSam3Error: As ``load`` and ``run_recipe``.
     """
@@ -112,7 +115,14 @@ def finetune(
         on_progress=on_progress,
     )
     path = Path(out) / ADAPTER_FILE
-    figures = Adapter.load(path).figures if path.is_file() else {}
+    if rank_and_world()[0]:  # one process writes
+        return FinetuneResult(path, {}, {}, record)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} was moved or deleted, and the run is done: put it back, or start again with "
+            "--restart (restart=True)"
+        )
+    figures = Adapter.load(path).figures
     return FinetuneResult(path, figures.get("before", {}), figures.get("after", {}), record)
 
 

@@ -31,9 +31,7 @@ class LowRank(nn.Module):
         generator: Draws the initial values of ``down``, as torch initializes a linear layer.
     """
 
-    def __init__(
-        self, weight: Tensor, rank: int, scale: float, generator: torch.Generator
-    ) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
         rows, columns = weight.flatten(1).shape
         bound = 1 / math.sqrt(columns)

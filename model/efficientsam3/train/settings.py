@@ -144,7 +144,14 @@ class LoopSettings:
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the numbers of a run, as plain values."""
-        free = {"log_every", "validate_every", "validate_first", "picture_every", "save_every", "save_minutes"}
+        free = {
+            "log_every",
+            "validate_every",
+            "validate_first",
+            "picture_every",
+            "save_every",
+            "save_minutes",
+        }
         free |= {"keep", "tensorboard", "accelerator", "devices", "strategy"}
         if self.schedule == "constant" and not self.cooldown:
             free.add("steps")  # a step's rate does not depend on it: a run may be longer or shorter

@@ -97,19 +97,17 @@ def test_copies_and_keys_tell_adapters_apart(saved: Path, adapter: Path, photo: 
 
 def test_an_adapter_of_another_model_is_refused(adapter: Path, tmp_path: Path) -> None:
     tiny_model(config=tiny_config(hidden=48)).save(tmp_path / "wider")
-    with pytest.raises(CheckpointError, match="of another model.*hidden is 48 instead of 32.*tiny"):
+    with pytest.raises(CheckpointError, match=r"another model.*hidden is 48 instead of 32.*tiny"):
         es3.load(tmp_path / "wider", adapter=adapter)
 
 
-def test_an_adapter_of_other_weights_is_refused(
-    saved: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_of_other_weights_is_refused(saved: Path, adapter: Path, tmp_path: Path) -> None:
     _, config, net = load_folder(saved)
     state = net.state_dict()
     state[LOW_RANK[0]] = state[LOW_RANK[0]] * 1.01
     net.load_state_dict(state, assign=True)
     save_folder(tmp_path / "other", "tiny", config, net)
-    with pytest.raises(CheckpointError, match="other weights of tiny.*differ in image encoder. Lo"):
+    with pytest.raises(CheckpointError, match=r"other weights of tiny.*differ in image encoder"):
         es3.load(tmp_path / "other", adapter=adapter)
 
 
@@ -118,7 +116,7 @@ def test_changes_that_do_not_fit_are_refused(saved: Path, tmp_path: Path) -> Non
     good = make_adapter(model)
     up, down = good.low_rank[LOW_RANK[0]]
     for low_rank, message in (
-        ({"trunk.no.weight": (up, down)}, "weights that .* does not have: trunk.no.weight"),
+        ({"trunk.no.weight": (up, down)}, r"weights that .* does not have: trunk\.no\.weight"),
         ({LOW_RANK[0]: (up, down[:, :3])}, f"{LOW_RANK[0]} as .* but that of .* is"),
         ({WHOLE[0]: (up, down)}, f"{WHOLE[0]} as"),
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ...data.types import ImageAnnotations
 from ...devices import best_dtype
 from ...errors import DataError, PromptWarning
 from ...loading import open_weights
+from ...nn.detector import Detector
 from ..errors import SettingsError
 from ..logs import CsvLog
 from ..loop import VALIDATION_FILE
@@ -175,7 +175,7 @@ def _check_phrases(path: str, reader: ImageAnnotations) -> None:
     )
 
 
-def _split(o: Options) -> tuple[SampleSource, SampleSource | Sequence[None]]:
+def _split(o: Options) -> tuple[SampleSource, SampleSource]:
     """The images for training, and those that are held out."""
     for name in ("data", "images"):
         if not getattr(o, name):
@@ -208,7 +208,7 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
     """
     o: Options = run.options
     training, held_out = _split(o)
-    _, config, net = _open(o)
+    name, config, net = _open(o)
     adapt = o.adapt
     if adapt is None:
         adapt = () if o.parts else tuple(p for p in NEEDED if p in (*REQUIRED, *config.parts))
@@ -216,6 +216,7 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
         copy.deepcopy(net),  # its weights are mapped from disk
         GroundingCollator(config, PromptSettings(prompts=o.prompts)),
         training,
+        model=name,
         adapt=adapt,
         train_whole=o.parts,
         rank=o.rank,
@@ -247,7 +248,8 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
     return task, settings
 
 
-def _open(o: Options) -> tuple[str, ModelConfig, torch.nn.Module]:
+def _open(o: Options) -> tuple[str, ModelConfig, Detector]:
+    """Read the learned weights."""
     name, config, source = open_weights(
         o.model,
         checkpoint=o.checkpoint or None,
@@ -275,20 +277,8 @@ def write_adapter(run: Run, task: Task) -> None:
         return
     rows = CsvLog(run.stage_folder / VALIDATION_FILE, 10**9)
     figures = {"before": rows.first(), "after": rows.last()} if rows.rows else {}
-    name = o.name or run.folder.absolute().name
-    adapter = task.make_adapter(
-        task.collator.config, name=name, model=model_title(o), figures=figures
-    )
+    adapter = task.make_adapter(o.name or run.folder.absolute().name, figures)
     adapter.save(run.folder / ADAPTER_FILE)
-
-
-def model_title(o: Options) -> str:
-    """The model as messages name it.
-
-    Args:
-        o: Options of the recipe.
-    """
-    return f"{o.model} ({o.checkpoint})" if o.checkpoint else o.model
 
 
 RECIPE = Recipe(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from ...build import ModelConfig
 from ...checkpoints.adapter import Adapter, Figures, digests_by_part
 from ...nn.detector import Detector
 from ..losses.grounding import GroundingBatch
@@ -27,6 +26,7 @@ class FineTuning(GroundingTask):
     Args:
         net: The detector, as it was trained; it is changed in place.
         *args: As ``GroundingTask`` takes them.
+        model: Name of the model.
         adapt: Beginnings of the names of weights that get low-rank changes.
         train_whole: Beginnings of the names of weights that train whole.
         rank: Rank of the changes, at least 1.
@@ -44,6 +44,7 @@ class FineTuning(GroundingTask):
         self,
         net: Detector,
         *args: Any,
+        model: str,
         adapt: Sequence[str],
         train_whole: Sequence[str],
         rank: int,
@@ -55,23 +56,20 @@ class FineTuning(GroundingTask):
         super().__init__(net, *args, seed=seed, **options)
         before = net.state_dict()
         start_adapting(net, adapt, train_whole, rank=rank, scale=scale, seed=seed)
-        self.scale, self.whole_lr = scale, whole_lr
+        self.model, self.scale, self.whole_lr = model, scale, whole_lr
         low_rank, whole = changed_weights(net)
         self.base = digests_by_part(before, [*low_rank, *whole])
 
-    def make_adapter(
-        self, config: ModelConfig, *, name: str, model: str, figures: Figures
-    ) -> Adapter:
+    def make_adapter(self, name: str, figures: Figures) -> Adapter:
         """What training has changed, as an adapter.
 
         Args:
-            config: Configuration of the model.
             name: Name of the adapter.
-            model: Name of the model.
             figures: Figures on held-out images, before and after.
         """
         low_rank, whole = changed_weights(self.module)
-        return Adapter(name, model, config, low_rank, self.scale, whole, self.base, figures)
+        config = self.collator.config
+        return Adapter(name, self.model, config, low_rank, self.scale, whole, self.base, figures)
 
     # What the loop asks for -----------------------------------------------------------------
 

@@ -102,6 +102,9 @@ def test_an_interrupted_run_gives_the_same_adapter(
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     again = run(model, data, out, overrides=every, on_progress=lambda *_: pytest.fail("trained"))
     assert again.after == whole.after
+    (out / ADAPTER_FILE).unlink()
+    with pytest.raises(CheckpointError, match="was moved or deleted, and the run is done"):
+        run(model, data, out, overrides=every)
 
 
 def test_parts_train_whole(model: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
@@ -169,9 +172,7 @@ def test_phrases_that_are_never_absent_have_a_warning(model: Path, tmp_path: Pat
         run(model, (file, images), tmp_path / "run", held_out=1, steps=1)
 
 
-def test_wrong_options_are_named(
-    model: Path, data: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_wrong_options_are_named(model: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     for options, message in (
         ({"rank": 0}, "rank is 0; it must be at least 1"),
         ({"parts": ("backbone",)}, r"parts is \('backbone',\); it must be of trunk"),
@@ -181,7 +182,7 @@ def test_wrong_options_are_named(
             run(model, data, tmp_path, **options)
     with pytest.raises(ArgumentError, match="unknown options ranks; known: "):
         run(model, data, tmp_path, ranks=3)
-    with pytest.raises(SettingsError, match="parts names 'trunk.nothing', but no parameter"):
+    with pytest.raises(SettingsError, match=r"parts names 'trunk\.nothing', but no parameter"):
         run(model, data, tmp_path, parts=("trunk.nothing",))
 
 
