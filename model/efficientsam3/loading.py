@@ -105,7 +105,8 @@ def load(
             f"got {shorten(backend)}"
         )
     options: dict[str, Any] = {"device": device, "dtype": dtype, "speed": speed}
-    given = {"checkpoint": checkpoint, "text": text, "context": context, "base": base}
+    given: dict[str, Any] = {"checkpoint": checkpoint, "base": base}
+    given |= {"text": text, "context": context}
     _check_names(name, given)
     if is_exported(Path(name)):
         return _load_exported(Path(name), backend, {**given, "adapter": adapter}, options)

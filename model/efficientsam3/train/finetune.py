@@ -106,7 +106,7 @@ def finetune(
     given = {k: "" if v is None and k in texts else v for k, v in given.items()}
     record = run_recipe(
         dataclasses.replace(RECIPE, options=Options(**given)),
-        out,
+        Path(out),
         steps=steps,
         overrides=overrides,
         restart=restart,

@@ -108,7 +108,7 @@ def changed_weights(net: Detector) -> tuple[dict[str, tuple[Tensor, Tensor]], St
         (up, down) of each weight with a low-rank change; and the weights that train whole. Both by
         the names that the weights have in the model as it is saved.
     """
-    low_rank = {}
+    low_rank: dict[str, tuple[Tensor, Tensor]] = {}
     inside: set[int] = set()
     for name, module in net.named_modules():
         if isinstance(module, LowRank):
@@ -116,7 +116,7 @@ def changed_weights(net: Detector) -> tuple[dict[str, tuple[Tensor, Tensor]], St
             weight, _, _ = name.rpartition(".")
             low_rank[weight.replace("parametrizations.", "")] = (module.up, module.down)
             inside |= {id(module.up), id(module.down)}
-    whole = {
+    whole: State = {
         name: weight
         for name, weight in net.named_parameters()
         if weight.requires_grad and id(weight) not in inside

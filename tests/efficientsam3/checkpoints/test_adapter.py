@@ -144,3 +144,21 @@ def test_other_files_are_refused(saved: Path, adapter: Path, tmp_path: Path) -> 
     save_file({"a:up": torch.zeros(2, 2)}, cut, {"format": "efficientsam3-adapter-1"})
     with pytest.raises(CheckpointError, match="is a damaged adapter"):
         es3.load(saved, adapter=cut)
+
+
+@pytest.mark.slow
+def test_an_export_has_the_changes_and_the_name(
+    saved: Path, adapter: Path, tmp_path: Path, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = es3.load(saved, device="cpu", dtype="float32", adapter=adapter)
+    exported = es3.load(saved, adapter=adapter, backend="openvino")
+    assert exported.manifest.name == "tiny+boats"
+    (folder,) = (tmp_path / "cache" / "efficientsam3" / "exports").iterdir()
+    assert folder.name.startswith("tiny-boats-openvino")
+    ours, theirs, plain = (
+        m.segment(photo, "boat").concept_presence["boat"]
+        for m in (exported, model, es3.load(saved, device="cpu", dtype="float32"))
+    )
+    assert ours == pytest.approx(theirs, abs=1e-3) and ours != pytest.approx(plain, abs=2e-3)

@@ -268,9 +268,10 @@ def test_a_missing_runtime(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_cannot_be_changed_after_the_export(exported: Exported) -> None:
-    for options in ({"dtype": "bfloat16"}, {"speed": "fast"}, {"text": "sam3"}):
+    changes: Any
+    for changes in ({"dtype": "bfloat16"}, {"speed": "fast"}, {"text": "sam3"}, {"adapter": "a"}):
         with pytest.raises(es3.ArgumentError, match="export the model again"):
-            es3.load(exported[1], **options)
+            es3.load(exported[1], **changes)
     with pytest.raises(es3.ArgumentError, match="device='tpu'"):
         es3.load(exported[1], device="tpu")
     with pytest.raises(es3.MissingAbilityError, match="tracker"):

@@ -186,8 +186,7 @@ def _split(o: Options) -> tuple[SampleSource, SampleSource]:
     if o.held_out_data:
         held_out: SampleSource = read_data(o.held_out_data, o.held_out_images, o.negatives)
         if o.held_out is not None:
-            count = min(o.held_out, len(held_out))
-            held_out = Subset(held_out, range(count))
+            held_out = Subset(held_out, range(min(o.held_out, len(held_out))))
         return source, held_out
     total = len(source)
     count = o.held_out
