@@ -17,7 +17,7 @@ from efficientsam3_stickers.concepts import STYLES
 from efficientsam3_stickers.vocabulary import read_concepts
 
 from .conftest import SHAPES, bake_shapes, draw_pictures, emoji_rows
-from .test_archives import write_tar
+from ..efficientsam3.io.test_archives import write_tar
 
 CONCEPTS = read_concepts(emoji_rows(), {})
 

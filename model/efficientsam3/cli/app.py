@@ -18,6 +18,7 @@ from .export import export
 from .models import benchmark, convert, models
 from .segment import segment
 from .track import track
+from .web import web
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -58,7 +59,7 @@ def version() -> None:
 
 
 for command in (
-    *(segment, track, models, convert, export, doctor, benchmark, evaluate, distill, version),
+    *(segment, track, web, models, convert, export, doctor, benchmark, evaluate, distill, version),
 ):
     app.command()(command)
 
