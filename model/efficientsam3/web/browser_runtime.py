@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..export.cache import cache_folder
-from ..io.archives import Archive, fetch_archive, read_folder
+from ..io.archives import Archive, ArchiveError, fetch_archive, read_folder
 from ..io.atomic import replacing_folder
 
 VERSION = "1.30.0"
@@ -43,6 +43,8 @@ def browser_runtime(folder: Path | None = None) -> Path:
         return unpacked
     archive = fetch_archive(RUNTIME, place)
     found = {name: data for name, data in read_folder(archive, "package/dist") if name in FILES}
+    if lost := set(FILES) - found.keys():
+        raise ArchiveError(f"{archive} has no {', '.join(sorted(lost))}: it is of another version")
     with replacing_folder(unpacked) as new:
         for name in FILES:
             (new / name).write_bytes(found[name])

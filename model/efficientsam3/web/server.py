@@ -42,6 +42,7 @@ TYPES = {
     ".wasm": "application/wasm",
     ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
+    ".txt": "text/plain; charset=utf-8",
 }
 
 

@@ -12,7 +12,7 @@ const UNUSED = ["exemplars.onnx", "requirements.txt"];
 const AHEAD = ["text", "heads", "mask_image", "masks", "frame", "points", "objects"];
 const canvas = $("picture");
 
-const engine = new Engine((name, done) => {
+export const engine = new Engine((name, done) => {
   state.loaded.set(name, done);
   showProgress();
 });

@@ -2,6 +2,7 @@
 
 const MAX_LENGTH = 10000;
 const SPACE = /[\s\x1c-\x1f\x85]+/u;
+const CONTROLS = /[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]/g;
 const LIGATURES = {
   "Ĳ": "IJ", "ĳ": "ij", "ŉ": "ʼn", "Ǳ": "DZ", "ǲ": "Dz", "ǳ": "dz", "Ǆ": "DŽ", "ǅ": "Dž", "ǆ": "dž",
   "Ǉ": "LJ", "ǈ": "Lj", "ǉ": "lj", "Ǌ": "NJ", "ǋ": "Nj", "ǌ": "nj", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl",
@@ -76,7 +77,7 @@ function repair(text) {
     .replace(/[\u02bc\u2018-\u201b]/g, "'")
     .replace(/[\u201c-\u201f]/g, '"')
     .replace(/[\u2028\u2029\x85]/g, "\n")
-    .replace(/[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]/g, "")
+    .replace(CONTROLS, "")
     .normalize("NFC");
 }
 
@@ -85,7 +86,7 @@ function unescapeHtml(text) {
   if (!text.includes("&")) return text;
   const area = document.createElement("textarea");
   area.innerHTML = text.replaceAll("<", "&lt;");
-  return area.value;
+  return area.value.replace(CONTROLS, ""); // of numbers that stand for no character
 }
 
 const words = (text) => text.split(SPACE).filter(Boolean).join(" ");
