@@ -74,7 +74,9 @@ def _download(archive: Archive, folder: Path) -> None:
     )
     program = shutil.which(client)
     if program is None:
-        raise ArchiveError(f"{archive.title} is downloaded by {client}, which is missing. {by_hand}")
+        raise ArchiveError(
+            f"{archive.title} is downloaded by {client}, which is missing. {by_hand}"
+        )
     # The client writes into a folder of its own: what a killed one leaves is never taken for an
     # archive.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
@@ -118,7 +120,9 @@ def read_folder(
                 if file is not None:
                     yield name, file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise ArchiveError(f"{path} cannot be unpacked ({error}): delete it and fetch again") from error
+        raise ArchiveError(
+            f"{path} cannot be unpacked ({error}): delete it and fetch again"
+        ) from error
 
 
 def read_file(path: Path, folder: str, name: str, content: bytes | None = None) -> bytes:

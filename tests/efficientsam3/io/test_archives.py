@@ -82,13 +82,17 @@ def test_a_download_of_another_content_is_an_error(client: Path, tmp_path: Path)
 
 def test_a_missing_client_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     archive = replace(ARCHIVE, command="no-such-manager pack")
-    with pytest.raises(ArchiveError, match=r"missing.*run `no-such-manager pack`, and put thing-1.0"):
+    with pytest.raises(
+        ArchiveError, match=r"missing.*run `no-such-manager pack`, and put thing-1.0"
+    ):
         fetch_archive(archive, tmp_path)
 
 
 def test_a_failing_client_is_quoted(client: Path, tmp_path: Path) -> None:
     client.with_name("manager").write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
-    with pytest.raises(ArchiveError, match=r"the thing cannot be downloaded: no network. On a machine"):
+    with pytest.raises(
+        ArchiveError, match=r"the thing cannot be downloaded: no network. On a machine"
+    ):
         fetch_archive(ARCHIVE, tmp_path / "archives")
     assert not list((tmp_path / "archives").iterdir())
 

@@ -157,8 +157,8 @@ def fake_model(tmp_path: Path) -> Path:
     (folder / "requirements.txt").write_bytes(b"numpy")
     manifest = {
         **dict.fromkeys(("name", "precision", "speed", "version"), "x"),
-        **dict.fromkeys(("standard", "graphs", "tokenizer", "missing", "config"), {}),
-        **dict.fromkeys(("preprocessing", "postprocessing"), {}),
+        **{name: {} for name in ("standard", "graphs", "tokenizer", "missing", "config")},
+        **{name: {} for name in ("preprocessing", "postprocessing")},
         "backend": "onnx",
         "format": 2,
         "abilities": [],

@@ -24,6 +24,7 @@ from ..cli.conftest import run, run_refused
 from ..io.test_archives import write_tar
 from .conftest import served
 
+
 @pytest.fixture
 def files(fake_model: Path, fake_runtime: Path) -> dict[str, Path]:
     return site_files(fake_model, fake_runtime)
@@ -47,7 +48,7 @@ def test_the_site_has_page_runtime_and_model(files: dict[str, Path]) -> None:
 def test_the_page_names_no_other_host_and_no_script_of_its_own() -> None:
     page = (PAGE / "index.html").read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
-    assert POLICY == f"{policy}; frame-ancestors 'none'"
+    assert f"{policy}; frame-ancestors 'none'" == POLICY
     for path in [*PAGE.glob("*.html"), *PAGE.glob("*.js"), *PAGE.glob("*.css")]:
         found = set(re.findall(r"https?://[^\s\"']+", path.read_text()))
         assert found <= {"http://www.w3.org/2000/svg"}, path.name  # the name of a name space

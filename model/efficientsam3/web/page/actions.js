@@ -1,6 +1,6 @@
 // Actions: from choices of the user to the model, and from its answers to the page.
 
-import { PhraseError, readPhrases } from "./concepts.js";
+import { readPhrases } from "./concepts.js";
 import { Engine } from "./engine.js";
 import { explain, megabytes, seconds } from "./messages.js";
 import { download, makeCoco, makePng } from "./save.js";
@@ -8,12 +8,12 @@ import { scene, update } from "./show.js";
 import { $, OBJECT, allNames, shown, state } from "./state.js";
 import { Layers } from "./view.js";
 
-const UNUSED = ["exemplars.onnx", "requirements.txt"];
 const AHEAD = ["text", "heads", "mask_image", "masks", "frame", "points", "objects"];
 const canvas = $("picture");
 
-export const engine = new Engine((name, done) => {
-  state.loaded.set(name, done);
+export const engine = new Engine(({ sizes, name, done }) => {
+  if (sizes) state.sizes = sizes;
+  else state.loaded.set(name, done);
   showProgress();
 });
 
@@ -22,13 +22,13 @@ export const engine = new Engine((name, done) => {
 /** Run a job with a text about it; errors are shown. Gives undefined where it failed. */
 async function work(text, subject, job) {
   state.jobs += 1;
-  say(text);
+  state.job = text;
   $("error").hidden = true;
   showProgress();
   try {
     return await job();
   } catch (error) {
-    fail(error instanceof PhraseError ? error.message : explain(error, subject));
+    fail(explain(error, subject));
     return undefined;
   } finally {
     state.jobs -= 1;
@@ -54,28 +54,32 @@ function ready() {
 
 /** The bar moves with the bytes of the model while these arrive, and runs while something works. */
 function showProgress() {
-  const bar = $("progress"), sizes = state.model?.sizes ?? {};
-  const total = Object.entries(sizes).reduce((sum, [, size]) => sum + size, 0);
-  const done = [...state.loaded.values()].reduce((sum, size) => sum + size, 0);
-  const isLoading = state.jobs > 0 && total > 0 && done < total && !state.picture;
+  const bar = $("progress");
   bar.classList.toggle("idle", !state.jobs);
-  if (isLoading) bar.value = done / total;
-  else bar.removeAttribute("value");
-  if (!state.model && state.jobs) {
-    say(done ? `Opening the model, ${megabytes(done)}` : "Opening the model");
+  bar.removeAttribute("value");
+  if (!state.jobs) return;
+  let done = 0, total = 0; // of the files that were begun
+  for (const [name, size] of state.loaded) {
+    done += size;
+    total += state.sizes[name] ?? size;
+  }
+  if (done < total) {
+    bar.value = done / total;
+    say(`${state.job}: loading ${megabytes(done)} of ${megabytes(total)}`);
+  } else {
+    say(state.job);
   }
 }
 
 // Model -------------------------------------------------------------------------------------------
 
 export async function openModel(source) {
-  Object.assign(state, { model: null, loaded: new Map() });
+  Object.assign(state, { model: null, loaded: new Map(), sizes: {} });
   const info = await work("Opening the model", "The model", () => engine.open(source));
   if (!info) {
     showFacts();
     return;
   }
-  for (const name of UNUSED) delete info.sizes[name];
   state.model = info;
   const clicks = info.abilities.includes("interactive");
   $("clicks").disabled = !clicks;
@@ -116,6 +120,7 @@ async function readAhead(promise) {
 // Picture -----------------------------------------------------------------------------------------
 
 export async function openPicture(blob, name) {
+  const choice = ++state.choices;
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
@@ -123,6 +128,7 @@ export async function openPicture(blob, name) {
     fail(explain({ kind: "picture" }, name));
     return;
   }
+  if (choice !== state.choices) return; // another one was chosen meanwhile
   state.picture?.bitmap.close();
   const { width, height } = bitmap;
   state.picture = { bitmap, blob, name, layers: new Layers(width, height) };

@@ -10,13 +10,17 @@ export class EngineError extends Error {
 
 /** The model in its worker. */
 export class Engine {
-  /** @param {(name: string, done: number) => void} onProgress Called with bytes of a file. */
+  /**
+   * @param {(progress: object) => void} onProgress Called with the `sizes` of the model's files by
+   *   name, then with the `name` of a file and the bytes of it that are `done`.
+   */
   constructor(onProgress) {
     this.onProgress = onProgress;
     this.worker = null;
     this.waiting = new Map();
     this.count = 0;
-    this.picture = null;
+    this.picture = null; // what the worker has encoded
+    this.isBroken = false;
   }
 
   /**
@@ -27,16 +31,13 @@ export class Engine {
    * @returns {Promise<object>} Name, abilities, sizes of files, and what runs it.
    */
   async open(source) {
-    this.source = source;
     this.picture = null;
-    this.restart();
     try {
-      this.info = await this.send("open", source);
+      await this.start(source);
     } catch (error) {
-      if (source.provider || error.kind === "model") throw error;
+      if (source.provider || error.kind === "model" || error.kind === "stopped") throw error;
       // Where a graphics processor cannot run the model, the processor can.
-      this.restart();
-      this.info = await this.send("open", { ...source, provider: "wasm" });
+      await this.start({ ...source, provider: "wasm" });
     }
     return this.info;
   }
@@ -62,16 +63,30 @@ export class Engine {
    * @returns {Promise<any>} Its result; `seconds` has how long it took.
    */
   async call(action, values) {
+    if (this.isBroken) await this.startAgain(this.source, action);
     try {
       return await this.send(action, values);
     } catch (error) {
+      this.isBroken = error.kind === "memory"; // the runtime has ended
       const isGpu = this.info?.runs === "WebGPU";
       if (!isGpu || !["other", "memory"].includes(error.kind)) throw error;
-      this.restart();
-      this.info = await this.send("open", { ...this.source, provider: "wasm" });
-      if (this.picture && action !== "encode") await this.send("encode", { blob: this.picture });
+      await this.startAgain({ ...this.source, provider: "wasm" }, action);
       return this.send(action, values);
     }
+  }
+
+  /** Start a worker with a model. */
+  async start(source) {
+    this.restart();
+    this.source = source;
+    this.info = await this.send("open", source);
+    this.isBroken = false;
+  }
+
+  /** Start a worker with a model and with the picture, for an action. */
+  async startAgain(source, action) {
+    await this.start(source);
+    if (this.picture && action !== "encode") await this.send("encode", { blob: this.picture });
   }
 
   send(action, values) {
@@ -90,7 +105,7 @@ export class Engine {
     this.seconds = {};
     this.worker.onmessage = ({ data: { id, progress, result, error, seconds } }) => {
       if (progress) {
-        this.onProgress(progress.name, progress.done);
+        this.onProgress(progress);
         return;
       }
       const { action, resolve, reject } = this.waiting.get(id);

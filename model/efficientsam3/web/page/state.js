@@ -10,7 +10,8 @@ export const $ = (id) => document.getElementById(id);
 
 export const state = {
   model: null, // what the engine knows of it
-  loaded: new Map(), // bytes of the model's files that arrived
+  sizes: {}, // bytes of the model's files, by name
+  loaded: new Map(), // bytes of them that arrived
   picture: null, // {bitmap, blob, name, layers}
   opening: null, // a promise: the model is open
   encoded: null, // a promise: the picture is encoded
@@ -20,7 +21,9 @@ export const state = {
   marked: null, // the instance that is pointed at
   pinned: null, // the one that was chosen in the list
   cross: null, // the place that the arrow keys move
+  choices: 0, // pictures that were chosen
   jobs: 0, // actions that are going on
+  job: "", // the last of them, for people
 };
 
 /** What is above the threshold, then the objects: instances with numbers, texts and colors. */

@@ -12,8 +12,10 @@ const actions = {
   /** Open a model: {base} or {files}, and which {provider} and {threads}; undefined: the best. */
   async open({ base, files, provider, threads }, progress) {
     features = null;
-    const read = files ? readChosen(files) : readFrom(base, progress);
+    const note = (name, done) => progress({ name, done });
+    const read = files ? readChosen(files) : readFrom(base, note);
     const { manifest, tokenizer } = await readModel(read);
+    progress({ sizes: manifest.files });
     // Eight-bit operators are those of WebAssembly.
     const gpu = manifest.precision !== "int8" && await hasWebGpu();
     const chosen = provider ?? (gpu ? "webgpu" : "wasm");
@@ -21,8 +23,8 @@ const actions = {
     const sessions = new Sessions(ort, chosen, manifest.graphs, read);
     model = new Model(manifest, sessions, tokenizer);
     await sessions.open("image");
-    const { name, precision, version, abilities, files: sizes } = manifest;
-    return { name, precision, version, abilities, sizes, runs: sessions.description };
+    const { name, precision, version, abilities } = manifest;
+    return { name, precision, version, abilities, runs: sessions.description };
   },
 
   /** Read and encode a picture, which is a Blob. */
@@ -75,7 +77,7 @@ function describe(error) {
 self.onmessage = ({ data: { id, action, values } }) => {
   queue = queue.then(async () => {
     const started = performance.now();
-    const progress = (name, done) => self.postMessage({ id, progress: { name, done } });
+    const progress = (values) => self.postMessage({ id, progress: values });
     try {
       const result = await actions[action](values, progress);
       const seconds = (performance.now() - started) / 1000;
