@@ -1,7 +1,9 @@
 // The page's events.
 
-import { click, find, nextObject, openModel, openPicture, openSample, saveCoco, savePng, undo } from "./actions.js";
-import { mark, redraw, update } from "./show.js";
+import {
+  click, find, nextObject, openModel, openPicture, openSample, saveCoco, savePng, undo,
+} from "./actions.js";
+import { redraw, showItem, update } from "./show.js";
 import { $, shown, state } from "./state.js";
 
 const canvas = $("picture");
@@ -40,9 +42,9 @@ canvas.addEventListener("click", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   const at = event.pointerType === "mouse" && pixelAt(event);
-  mark(at ? instanceAt(at) : null);
+  showItem(at ? instanceAt(at) : null);
 });
-canvas.addEventListener("pointerleave", () => mark(null));
+canvas.addEventListener("pointerleave", () => showItem(null));
 canvas.addEventListener("blur", () => {
   state.cross = null;
   redraw();
@@ -111,5 +113,9 @@ document.addEventListener("paste", (event) => {
 });
 new ResizeObserver(() => redraw()).observe(canvas);
 
-const provider = new URLSearchParams(location.search).get("provider") ?? undefined;
-state.opening = openModel({ base: new URL("model/", document.baseURI).href, provider });
+const asked = new URLSearchParams(location.search);
+state.opening = openModel({
+  base: new URL("model/", document.baseURI).href,
+  provider: asked.get("provider") ?? undefined,
+  threads: Number(asked.get("threads")) || 0,
+});

@@ -26,8 +26,9 @@ export class Engine {
   /**
    * Open a model, in the place of the one before.
    *
-   * @param {{base?: string, files?: File[], provider?: string}} source Its address or its files,
-   *   and what is to run it; undefined: the best that this browser has.
+   * @param {{base?: string, files?: File[], provider?: string, threads?: number}} source Its
+   *   address or its files; what is to run it, and with how many threads of WebAssembly:
+   *   undefined, the best that this browser has.
    * @returns {Promise<object>} Name, abilities, sizes of files, and what runs it.
    */
   async open(source) {

@@ -132,6 +132,7 @@ export class Model {
     };
     const found = await this.sessions.run("heads", { ...features.image, ...asked });
     const presence = Float32Array.from(found.presence.data, sigmoid);
+    if (!presence.every(Number.isFinite)) throw new Error("its numbers are not finite");
     const queries = found.logits.dims[1];
     const scores = Float32Array.from(
       found.logits.data,

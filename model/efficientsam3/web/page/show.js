@@ -35,16 +35,21 @@ function describe({ instance }) {
   if (!mask) return placeOf(instance.box, bitmap.width, bitmap.height);
   const share = (100 * mask.area) / (layers.width * layers.height);
   const box = [mask.left, mask.top, mask.left + mask.width, mask.top + mask.height];
-  return `${placeOf(box, layers.width, layers.height)}, ${share < 1 ? "under 1" : Math.round(share)} %`;
+  return `${placeOf(box, layers.width, layers.height)}, ${share < 1 ? "< 1" : Math.round(share)} %`;
 }
 
-/** Point at an instance, or at none. */
-export function mark(instance) {
-  if (state.marked === instance) return;
-  state.marked = instance;
+/** Show the item of an instance, or of none, in the list. */
+export function showItem(instance) {
   for (const item of $("list").querySelectorAll(".item")) {
     item.classList.toggle("shown", item.instance === instance);
   }
+}
+
+/** Show an instance of the list, or none, alone in the picture. */
+function mark(instance) {
+  if (state.marked === instance) return;
+  state.marked = instance;
+  showItem(instance);
   redraw();
 }
 
