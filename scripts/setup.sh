@@ -196,15 +196,15 @@ if [ "$profile" = test ]; then
   command -v npm >/dev/null || wanted+=(npm)
   [ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ] || wanted+=(fonts-noto-color-emoji)
   if ((${#wanted[@]})); then
-    system_packages "art of the sticker scenes" "${wanted[@]}" || {
+    system_packages "art of the sticker scenes, and the page in the browser" "${wanted[@]}" || {
       step "${wanted[*]} could not be installed"
-      note "the test that fetches the art needs it; as root: apt-get install ${wanted[*]}"
+      note "the tests that fetch the art and the page's runtime need it; as root: apt-get install ${wanted[*]}"
     }
   fi
   if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
-    system_packages "FiftyOne's App is tested in a browser" chromium chromium-driver || {
+    system_packages "FiftyOne's App and the page are tested in a browser" chromium chromium-driver || {
       step "chromium and its driver could not be installed"
-      note "tests of the App are left out; as root: apt-get install chromium chromium-driver"
+      note "tests of the App and of the page are left out; as root: apt-get install chromium chromium-driver"
     }
   fi
 fi

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return build(tmp_path_factory.mktemp("wheel"), "standard")
 
 
-SOURCES = {".py", ".js", ".json", ".yml", ".svg", ".typed"}
+SOURCES = {".py", ".js", ".json", ".yml", ".svg", ".typed", ".html", ".css", ".jpg", ".txt"}
 
 
 def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:

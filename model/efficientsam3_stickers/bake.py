@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from efficientsam3.errors import MissingPackageError
+from efficientsam3.io.archives import fetch_archive, read_file, read_folder
 from efficientsam3.io.atomic import replacing_folder
 
-from .archives import FONT_FILE, archives, fetch_archive, read_file, read_folder, read_noto_font
+from .archives import FONT_FILE, archives, read_noto_font
 from .art import FORMAT, INDEX_FILE, MARGIN, SIZE, ArtError, ArtNotFoundError, StickerArt
 from .art import cache_folder as default_folder
 from .colors import color_word
@@ -52,7 +53,7 @@ def fetch_stickers(
         progress: Called as the work goes on.
 
     Raises:
-        ArtError: an archive cannot be downloaded, is altered, or cannot be read.
+        ArchiveError: an archive cannot be downloaded, is altered, or cannot be read.
         MissingPackageError: a package of the extra ``scenes`` is not installed.
     """
     folder = Path(folder) if folder else default_folder()

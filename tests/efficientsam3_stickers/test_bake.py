@@ -16,8 +16,8 @@ from efficientsam3_stickers.art import ArtError, StickerArt
 from efficientsam3_stickers.concepts import STYLES
 from efficientsam3_stickers.vocabulary import read_concepts
 
+from ..efficientsam3.io.test_archives import write_tar
 from .conftest import SHAPES, bake_shapes, draw_pictures, emoji_rows
-from .test_archives import write_tar
 
 CONCEPTS = read_concepts(emoji_rows(), {})
 

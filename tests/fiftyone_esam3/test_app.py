@@ -30,59 +30,22 @@ from fiftyone_esam3.runs.steps import finish
 from .conftest import make_picture
 
 webdriver = pytest.importorskip("selenium.webdriver")
-from selenium.common.exceptions import (  # noqa: E402
-    ElementNotInteractableException,
-    StaleElementReferenceException,
-)
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+from ..browser import needs_browser, open_browser, until  # noqa: E402
+
 PANEL = "[data-cy=esam3-panel]"
 SHOTS = Path(__file__).parents[2] / "out" / "app"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--window-size=1500,1000"),
-)
-
-
-def until(ready: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    """Wait until a function gives a true value, and give that value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if found := ready():
-                return found
-        except (
-            ElementNotInteractableException,
-            ValueError,
-            IndexError,
-            StaleElementReferenceException,
-        ):
-            pass  # the page is being redrawn
-        time.sleep(0.3)
-    raise AssertionError(f"after {seconds:.0f} s: {what}")
+pytestmark = needs_browser
 
 
 class Page:
     """A browser that shows the App."""
 
     def __init__(self, folder: Path) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for flag in (*FLAGS, f"--user-data-dir={folder}"):
-            options.add_argument(flag)
-        service = webdriver.chrome.service.Service(DRIVER)
-        self.driver = webdriver.Chrome(options=options, service=service)
+        self.driver = open_browser(folder, (1500, 1000))
 
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)

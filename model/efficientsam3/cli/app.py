@@ -19,6 +19,7 @@ from .finetune import finetune
 from .models import benchmark, convert, models
 from .segment import segment
 from .track import track
+from .web import web
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -59,19 +60,18 @@ def version() -> None:
 
 
 for command in (
-    *(
-        segment,
-        track,
-        models,
-        convert,
-        export,
-        doctor,
-        benchmark,
-        evaluate,
-        finetune,
-        distill,
-        version,
-    ),
+    segment,
+    track,
+    web,
+    models,
+    convert,
+    export,
+    doctor,
+    benchmark,
+    evaluate,
+    finetune,
+    distill,
+    version,
 ):
     app.command()(command)
 

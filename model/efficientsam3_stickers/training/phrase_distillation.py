@@ -82,7 +82,7 @@ def load_phrases(path: Path, concepts: Iterable[Concept]) -> Phrases:
 
     Raises:
         MissingPackageError: what the teacher needs is not installed.
-        ArtError: the teacher cannot be downloaded.
+        ArchiveError: the teacher cannot be downloaded.
     """
     if not path.is_file():
         teacher = SentenceEncoder()

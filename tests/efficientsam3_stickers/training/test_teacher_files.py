@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from efficientsam3.io.archives import ArchiveError
 from efficientsam3_stickers.art import ArtError
 from efficientsam3_stickers.training import teacher_files
 from efficientsam3_stickers.training.teacher_files import (
@@ -30,7 +31,7 @@ def test_an_altered_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / teacher_archives()["wordpiece"].file
     path.write_bytes(b"something else")
     found = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(ArtError, match=found):
+    with pytest.raises(ArchiveError, match=found):
         fetch_teacher("wordpiece", tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""A page that segments pictures in the browser, without a server that computes."""
