@@ -34,6 +34,7 @@ from .concept_options import (
     OverlapMetricOption,
     parse_concepts,
 )
+from .example_options import Presence, PresenceOption
 from .model_options import ModelOptions, with_model_options
 from .polygon_options import CocoMasks, PolygonsOption, ToleranceOption, read_coco_masks
 
@@ -122,6 +123,7 @@ def track(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score above which detections are used.")
     ] = 0.5,
+    presence: PresenceOption = Presence.multiply,
     nms: NmsOption = None,
     class_agnostic: ClassAgnosticOption = False,
     overlap_metric: OverlapMetricOption = OverlapMetric.iou,
@@ -237,6 +239,7 @@ def track(
         "box_labels": box_labels,
         **options.identity(),
         "threshold": threshold,
+        "presence": presence.value,
         "nms": nms,
         "class_agnostic": class_agnostic,
         "overlap_metric": overlap_metric.value,
@@ -258,6 +261,7 @@ def track(
     }
     settings = TrackSettings(
         detection_threshold=threshold,
+        presence=presence.value,
         nms=TrackSettings.nms if nms is None else nms,
         class_agnostic=class_agnostic,
         overlap_metric=overlap_metric.value,

@@ -75,8 +75,12 @@ def _as_array(value: Any) -> Any:
 
 
 def _is_mask(value: Array, size: tuple[int, int]) -> bool:
-    """Whether an array is a mask; one of two columns is a polygon, unless the image has two."""
-    return value.dtype == bool or value.shape == size or value.ndim != 2 or value.shape[1] != 2
+    """Whether an array is a mask, and not the corners of a polygon.
+
+    An array of two columns is a polygon, unless the image has two.
+    """
+    is_polygon = value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 2)
+    return value.dtype == bool or value.shape == size or not is_polygon
 
 
 def _read_mask(mask: Array, size: tuple[int, int]) -> Array:
@@ -89,7 +93,7 @@ def _read_mask(mask: Array, size: tuple[int, int]) -> Array:
             f"a mask has {mask.shape[1]} x {mask.shape[0]} pixels (width x height), and its image "
             f"{size[1]} x {size[0]}: resize the mask to the image, with nearest neighbors"
         )
-    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+    if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
         raise PromptError(
             "a mask is bool, or 0 and 1: for logits pass logits > 0, for a picture pass picture > 0"
         )

@@ -34,6 +34,7 @@ FLAT = [2, 1, 6, 1, 6, 4, 2, 4]
         [FLAT],
         [CORNERS],
         np.array(CORNERS, np.float32),
+        np.array(FLAT),
         [np.array(CORNERS)],
         torch.tensor(CORNERS),
         [[2, 1, 4, 1, 4, 4, 2, 4], [4, 1, 6, 1, 6, 4, 4, 4]],  # one object in two parts
@@ -64,6 +65,7 @@ def test_a_mask_of_two_columns_is_a_mask() -> None:
         (np.ones((8, 6), bool), "6 x 8 pixels .* its image 8 x 6: resize"),
         (np.zeros(SIZE, bool), "no pixel in the image of 8 x 6"),
         (MASK * 7, "0 and 1"),
+        (MASK.astype(str), "0 and 1"),
         (np.ones((2, 6, 8), bool), r"\(H, W\); got shape"),
         (rle.encode(np.ones((8, 6), bool))[0], "8 x 6 .* image has 6 x 8"),
         ({"size": [6, 8]}, "run lengths"),
