@@ -19,7 +19,7 @@ from .types import Array, Instances, LogitPatch, Patch, join
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .segmenter import Segmenter
+    from .object_segmenter import ObjectSegmenter
 
 OBJECT = "object"
 """Label of an instance that the interactive head found."""
@@ -62,7 +62,7 @@ class EncodedImage:
 
     features: Any
     size: tuple[int, int]
-    owner: Segmenter | None
+    owner: ObjectSegmenter | None
     key: Any = None
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class EncodedImage:
         features = copy.deepcopy(self.features, memo)
         return EncodedImage(features, self.size, self.owner, self.key)
 
-    def for_model(self, model: Segmenter) -> EncodedImage:
+    def for_model(self, model: ObjectSegmenter) -> EncodedImage:
         """Return the image with its features on a model's device.
 
         Args:
@@ -108,7 +108,7 @@ class EncodedExemplars:
 
     shown: Any
     count: int
-    owner: Segmenter | None
+    owner: ObjectSegmenter | None
     key: Any = None
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class EncodedExemplars:
     def __deepcopy__(self, memo: dict[int, Any]) -> EncodedExemplars:
         return EncodedExemplars(copy.deepcopy(self.shown, memo), self.count, self.owner, self.key)
 
-    def for_model(self, model: Segmenter) -> EncodedExemplars:
+    def for_model(self, model: ObjectSegmenter) -> EncodedExemplars:
         """Return the exemplars with their tokens on a model's device.
 
         Args:
@@ -141,7 +141,7 @@ class EncodedExemplars:
         return EncodedExemplars(to_device(self.shown, model.device), self.count, model)
 
 
-def read_encoded(exemplars: Any, model: Segmenter) -> list[EncodedExemplars]:
+def read_encoded(exemplars: Any, model: ObjectSegmenter) -> list[EncodedExemplars]:
     """Check exemplars of other images that a user passed.
 
     Args:
@@ -164,7 +164,7 @@ def read_encoded(exemplars: Any, model: Segmenter) -> list[EncodedExemplars]:
 
 
 def _check_key(
-    value: EncodedImage | EncodedExemplars, model: Segmenter, these_were: str, it: str
+    value: EncodedImage | EncodedExemplars, model: ObjectSegmenter, these_were: str, it: str
 ) -> None:
     """Check that a model can read what another has encoded.
 

@@ -117,7 +117,7 @@ class ConceptTracker:
         self.settings = settings or TrackSettings()
         self.detect_every, self.keep_images = detect_every, keep_images
         self._classes = {} if concepts is None else read_classes(concepts) or {}
-        self._others = {} if exemplars is None else {"exemplars": exemplars}
+        self._others: dict[str, Any] = {} if exemplars is None else {"exemplars": exemplars}
         if exemplars is not None:
             self._classes = self._classes or {VISUAL: [VISUAL]}
         self._exemplars: dict[int | None, list[_Exemplars]] = {}  # by frame; None: the next one
