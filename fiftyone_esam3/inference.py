@@ -31,6 +31,7 @@ def segment_concepts(
     *,
     classes: Collection[str] | None = None,
     threshold: float = 0.5,
+    presence: str = "multiply",
     max_instances: int | None = None,
     nms: float | None = None,
     class_agnostic: bool = False,
@@ -49,6 +50,7 @@ def segment_concepts(
         concepts: the concepts of samples that have none of their own.
         classes: only concepts in this collection are searched for. None: all.
         threshold: the lowest score that is kept, in [0, 1].
+        presence: see ``ImageModel.segment``.
         max_instances: the largest number of instances in the image, over all concepts.
         nms: suppress an instance whose mask has a greater IoU than this with a better one of its
             concept. None: no suppression.
@@ -71,6 +73,8 @@ def segment_concepts(
         return fol.Detections()
 
     limits: dict[str, Any] = {"threshold": threshold, "max_instances": max_instances, "nms": nms}
+    if presence != "multiply":
+        limits["presence"] = presence
     if class_agnostic or overlap_metric != "iou":
         limits.update(class_agnostic=class_agnostic, overlap_metric=overlap_metric)
     encoded = core.encode(image) if tile is None or examples else None
@@ -91,8 +95,8 @@ def segment_concepts(
         asked = plain_concepts({word: known.get(word, [word])})
         found = core.segment(encoded, asked, **_as_examples(shown), **limits)
         name = label or VISUAL
-        presence = {name: found.concept_presence[word]}
-        parts.append(replace(found, labels=[name] * len(found), concept_presence=presence))
+        probability = {name: found.concept_presence[word]}
+        parts.append(replace(found, labels=[name] * len(found), concept_presence=probability))
     if is_one_call:
         return to_labels(parts[0])
     found = join(parts)

@@ -12,6 +12,7 @@ def make_settings(
     class_agnostic: bool = False,
     overlap_metric: str = "iou",
     cuts: bool = True,
+    presence: str = "multiply",
 ) -> TrackSettings:
     """The settings with which concepts are tracked.
 
@@ -22,13 +23,16 @@ def make_settings(
         class_agnostic: see ``TrackSettings``.
         overlap_metric: see ``TrackSettings``.
         cuts: whether tracks end where another scene begins.
+        presence: see ``TrackSettings``.
 
     Raises:
         TrackError: a value is out of its range.
+        PromptError: ``presence`` is neither "multiply" nor "separate".
         ArgumentError: ``cuts`` is not True or False.
     """
     return TrackSettings(
         detection_threshold=threshold,
+        presence=presence,
         nms=TrackSettings.nms if nms is None else nms,
         class_agnostic=class_agnostic,
         overlap_metric=overlap_metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from efficientsam3.io.images import ImageLike
 from efficientsam3.masks.nms import DEFAULT_NMS, check_overlap, nms_rows
 from efficientsam3.masks.overlap import box_iou
 from efficientsam3.masks.tiles import check_tile
-from efficientsam3.outputs import OBJECT, EncodedImage
+from efficientsam3.outputs import OBJECT, EncodedExemplars, EncodedImage
 from efficientsam3.predictor import ImageModel
-from efficientsam3.prompts import check_limits, read_array
+from efficientsam3.prompts import check_limits, check_presence
 from efficientsam3.segmenter import VISUAL
 from efficientsam3.types import Array, Instances, join
 
@@ -29,6 +29,7 @@ from .detections import (
     to_detections,
 )
 from .errors import AdapterError, require
+from .exemplars import Exemplars, are_encoded, group_exemplars
 from .images import ColorOrder, check_color, read_pixels, to_rgb
 
 MASK_SCORE = "mask_score"
@@ -36,15 +37,6 @@ MASK_SCORE = "mask_score"
 
 MIN_BOX_IOU = 0.5
 """Without an interactive head, a box takes an instance whose extent has at least this IoU."""
-
-
-class Exemplars(NamedTuple):
-    """Boxes that show a concept."""
-
-    boxes: Array
-    """(K, 4) xyxy in pixels."""
-    labels: Array
-    """(K,) 1 for "like this", 0 for "not like this"."""
 
 
 class ConceptDetector:
@@ -61,6 +53,8 @@ class ConceptDetector:
         concepts: Noun phrases, or a mapping from classes to their phrases such as
             {"vehicle": ["car", "truck"]}; ``class_id`` numbers phrases or classes from 0.
         threshold: Detections with a score above it are returned.
+        presence: "multiply": ``confidence`` contains the presence of the concept as a factor.
+            "separate": it does not; ``data["presence"]`` is beside it either way.
         nms: Of two masks of one class that overlap by more, the weaker one is dropped. None keeps
             all but those that two phrases of a class found.
         class_agnostic: Whether masks of different classes are compared too, by ``nms`` or 0.5.
@@ -80,6 +74,7 @@ class ConceptDetector:
         concepts: Concepts = (),
         *,
         threshold: float = 0.5,
+        presence: str = "multiply",
         nms: float | None = None,
         class_agnostic: bool = False,
         overlap_metric: str = "iou",
@@ -93,9 +88,11 @@ class ConceptDetector:
         check_formats(mask_format, box_source)
         check_color(color)
         check_limits(threshold, max_instances, nms)
+        check_presence(presence)
         check_overlap(class_agnostic, overlap_metric)
         self.model = model
         self.threshold, self.nms, self.max_instances = threshold, nms, max_instances
+        self.presence = presence
         self.class_agnostic, self.overlap_metric = class_agnostic, overlap_metric
         self.mask_format: MaskFormat | None = mask_format
         self.box_source: BoxSource = box_source
@@ -155,7 +152,8 @@ class ConceptDetector:
             exemplars: Boxes in the one image that show what to find: ``sv.Detections`` whose
                 class names are the concepts; a mapping from concept to (K, 4) xyxy pixels; or
                 (K, 4) alone, for a single concept, or without a concept for an object that
-                needs no name ("visual").
+                needs no name ("visual"). Or examples of another image, from ``exemplars``, for
+                any number of images.
             exemplar_labels: 1 for "like this", 0 for "not like this": (K,), or a mapping by
                 concept. All 1 by default.
             threshold: Another threshold for this call.
@@ -171,12 +169,13 @@ class ConceptDetector:
         """
         classes = dict(self._classes) if concepts is None else _read_classes(concepts)
         batch = list(images) if isinstance(images, (list, tuple)) else None
-        if batch is not None and exemplars is not None:
+        if batch is not None and exemplars is not None and not are_encoded(exemplars):
             raise AdapterError(
                 f"exemplars are boxes in one image, and there are {len(batch)} images: "
-                "call predict once for each image, with its own exemplars"
+                "call predict once for each image, with its own exemplars, or show those of one "
+                "image to all with predict(images, exemplars=detector.exemplars(image, boxes))"
             )
-        grouped = _group_exemplars(exemplars, exemplar_labels, list(classes))
+        grouped = group_exemplars(exemplars, exemplar_labels, list(classes))
         classes |= {name: [name] for name in grouped if name not in classes}
         if not classes:
             raise AdapterError(
@@ -197,6 +196,32 @@ class ConceptDetector:
                 detections.metadata["source_image"] = self._pixels(image)
             out.append(detections)
         return out[0] if batch is None else out
+
+    def exemplars(
+        self, image: ImageLike | EncodedImage, exemplars: Any, exemplar_labels: Any = None
+    ) -> dict[str, EncodedExemplars]:
+        """Encode examples with their image, to find the same in other images.
+
+        >>> shown = detector.exemplars("mug.jpg", [[10, 20, 210, 220]])
+        >>> detections = detector.predict(["shelf.jpg", "table.jpg"], exemplars=shown)
+
+        Args:
+            image: The image that they are in, as ``predict`` takes it.
+            exemplars: Boxes, as ``predict`` takes them.
+            exemplar_labels: As in ``predict``.
+
+        Returns:
+            What ``predict`` takes as ``exemplars``, by concept.
+
+        Raises:
+            AdapterError: There is no example, or one does not fit.
+        """
+        grouped = group_exemplars(exemplars, exemplar_labels, list(self._classes))
+        if not grouped:
+            raise AdapterError("there is no example: pass boxes, such as [[10, 20, 210, 220]]")
+        with self._lock:
+            encoded = self._encode(image)
+            return {name: self.model.exemplar(encoded, **s.drawn()) for name, s in grouped.items()}
 
     def __call__(self, images: Any) -> Any:
         """Call ``predict``, as ``sv.InferenceSlicer`` does for single tiles and for lists."""
@@ -265,6 +290,7 @@ class ConceptDetector:
     def _settings(self, threshold: float | None) -> dict[str, Any]:
         return {
             "threshold": self.threshold if threshold is None else threshold,
+            "presence": self.presence,
             "nms": self.nms,
             "max_instances": self.max_instances,
             "overlap_metric": self.overlap_metric,
@@ -279,31 +305,30 @@ class ConceptDetector:
     ) -> Instances:
         settings = self._settings(threshold)
         by_text = {name: words for name, words in classes.items() if name not in exemplars}
-        if self.tile is not None and exemplars:
+        is_drawn = any(shown.boxes is not None for shown in exemplars.values())
+        if self.tile is not None and is_drawn:
             raise AdapterError(
                 f"exemplars are in one place of the picture, and tile={self.tile!r} reads each "
                 "tile by itself: name concepts, or use a detector with tile=None"
             )
         with self._lock:
-            if self.tile is not None:
-                pixels = to_rgb(image, self.color)
-                settings |= {"tile": self.tile, "class_agnostic": self.class_agnostic}
-                return self.model.segment(pixels, by_text, **settings)
-            encoded = self._encode(image)
             if not exemplars:
-                return self.model.segment(
-                    encoded, by_text, class_agnostic=self.class_agnostic, **settings
-                )
-            parts = [self.model.segment(encoded, by_text, **settings)] if by_text else []
+                settings["class_agnostic"] = self.class_agnostic
+            if self.tile is None:
+                source: Any = self._encode(image)
+            else:
+                source, settings["tile"] = to_rgb(image, self.color), self.tile
+            if not exemplars:
+                return self.model.segment(source, by_text, **settings)
+            parts = [self.model.segment(source, by_text, **settings)] if by_text else []
             parts += [
                 self.model.segment(
-                    encoded,
+                    source,
                     None if name == VISUAL else {name: classes[name]},
-                    boxes=boxes,
-                    box_labels=labels,
+                    **shown.arguments(),
                     **settings,
                 )
-                for name, (boxes, labels) in exemplars.items()
+                for name, shown in exemplars.items()
             ]
         found = join(parts)
         if self.class_agnostic:
@@ -442,40 +467,3 @@ def match_boxes(boxes: Array, found: Instances) -> list[tuple[int, int, float]]:
         for r, c in zip(rows, columns, strict=True)
         if iou[r, c] >= MIN_BOX_IOU
     ]
-
-
-def _group_exemplars(exemplars: Any, labels: Any, names: Sequence[str]) -> dict[str, Exemplars]:
-    """Bring exemplars of any form into boxes and labels by concept, in order."""
-    if exemplars is None:
-        if labels is not None:
-            raise AdapterError("exemplar_labels are given without exemplars; pass both, or neither")
-        return {}
-    if isinstance(exemplars, Mapping):
-        by_name = labels if labels is not None else {}
-        if not isinstance(by_name, Mapping) or set(by_name) - set(exemplars):
-            raise AdapterError(
-                "exemplars are given by concept, so exemplar_labels must have the same concepts: "
-                "exemplars={'dog': boxes}, exemplar_labels={'dog': [1, 0]}"
-            )
-        return {name: _exemplars(boxes, by_name.get(name)) for name, boxes in exemplars.items()}
-    if hasattr(exemplars, "xyxy"):
-        boxes, signs = _exemplars(exemplars.xyxy, labels)
-        classes = np.array(read_names(exemplars, names or None))
-        return {
-            str(name): Exemplars(boxes[classes == name], signs[classes == name])
-            for name in dict.fromkeys(classes)
-        }
-    if len(names) > 1:
-        raise AdapterError(
-            f"exemplars show one concept, and there are {len(names)}: {', '.join(names)}. "
-            f"Pass a mapping: exemplars={{{names[0]!r}: boxes}}"
-        )
-    return {names[0] if names else VISUAL: _exemplars(exemplars, labels)}
-
-
-def _exemplars(boxes: Any, labels: Any) -> Exemplars:
-    array = read_array(boxes, 4, "exemplars")
-    signs = np.ones(len(array), np.int64) if labels is None else np.asarray(labels)
-    if signs.shape != (len(array),):
-        raise AdapterError(f"{len(array)} exemplars have labels of shape {signs.shape}")
-    return Exemplars(array, signs)

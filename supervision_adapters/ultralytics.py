@@ -288,6 +288,7 @@ def auto_annotate(
     model: ImageModel | str,
     *,
     threshold: float = 0.5,
+    presence: str = "multiply",
     nms: float | None = None,
     class_agnostic: bool = False,
     overlap_metric: str = "iou",
@@ -311,6 +312,7 @@ def auto_annotate(
         output_dir: A new or empty folder.
         model: A model, or its name for ``efficientsam3.load``.
         threshold: Objects with a score above it are written.
+        presence: As in ``ConceptDetector``.
         nms: As in ``ConceptDetector``.
         class_agnostic: As in ``ConceptDetector``.
         overlap_metric: As in ``ConceptDetector``.
@@ -340,6 +342,7 @@ def auto_annotate(
         model,
         classes,
         threshold=threshold,
+        presence=presence,
         nms=nms,
         class_agnostic=class_agnostic,
         overlap_metric=overlap_metric,

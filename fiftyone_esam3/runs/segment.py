@@ -12,7 +12,7 @@ from efficientsam3 import ImageModel
 from efficientsam3.concepts import Concepts, plain_concepts, read_classes
 from efficientsam3.masks.nms import check_overlap
 from efficientsam3.masks.tiles import check_tile, parse_tile
-from efficientsam3.prompts import check_limits
+from efficientsam3.prompts import check_limits, check_presence
 
 from .. import inference
 from ..image_items import Item
@@ -39,6 +39,7 @@ def segment_concepts(
     label_field: str = "esam3",
     model: str,
     threshold: float = 0.5,
+    presence: str = "multiply",
     max_instances: int | None = None,
     nms: float | None = None,
     class_agnostic: bool = False,
@@ -62,6 +63,7 @@ def segment_concepts(
         label_field: the field for ``Detections``. It is made if it does not exist.
         model: a model name, or the folder of a saved model.
         threshold: see ``ImageModel.segment``.
+        presence: see ``ImageModel.segment``.
         max_instances: see ``ImageModel.segment``.
         nms: see ``ImageModel.segment``.
         class_agnostic: see ``ImageModel.segment``. Labels that are there are not compared.
@@ -89,6 +91,9 @@ def segment_concepts(
         check_text_field(samples, text_field)
     limits: dict[str, Any] = {"threshold": threshold, "max_instances": max_instances, "nms": nms}
     check_limits(**limits)
+    check_presence(presence)
+    if presence != "multiply":
+        limits["presence"] = presence
     check_overlap(class_agnostic, overlap_metric)
     if class_agnostic or overlap_metric != "iou":
         limits.update(class_agnostic=class_agnostic, overlap_metric=overlap_metric)

@@ -36,6 +36,7 @@ def track_video(
     class_agnostic: bool = False,
     overlap_metric: str = "iou",
     cuts: bool = True,
+    presence: str = "multiply",
     order_field: str | None = None,
     sequence_field: str | None = None,
     existing: str = REFUSE,
@@ -64,6 +65,7 @@ def track_video(
         class_agnostic: whether detections of different classes are compared too.
         overlap_metric: how overlap is measured, "iou" or "iom"; see ``ImageModel.segment``.
         cuts: whether tracks end where another scene begins.
+        presence: see ``TrackSettings``.
         order_field: the field by which images are sorted, such as "filepath". Images need it.
         sequence_field: a field whose values tell which clip an image belongs to. None: all images
             are one clip.
@@ -90,7 +92,7 @@ def track_video(
     label_field = label_field.removeprefix("frames.")
     classes = read_classes(concepts) or {}
     check_limits(threshold)
-    track_settings = make_settings(threshold, nms, class_agnostic, overlap_metric, cuts)
+    track_settings = make_settings(threshold, nms, class_agnostic, overlap_metric, cuts, presence)
     check_field(samples, label_field, kinds=(fol.Detections,), new=True, frames=is_video)
     clips = list(read_clips(samples, is_video, order_field, sequence_field))
     yield Step(0, len(clips), f"loading {model}")
@@ -98,7 +100,9 @@ def track_video(
     chosen = {"tracker": tracker, "threshold": threshold, "detect_every": detect_every, **options}
     others = {"nms": nms, "class_agnostic": class_agnostic, "overlap_metric": overlap_metric}
     defaults = {"nms": None, "class_agnostic": False, "overlap_metric": "iou", "cuts": True}
-    chosen |= {k: v for k, v in {**others, "cuts": cuts}.items() if v != defaults[k]}
+    others |= {"cuts": cuts, "presence": presence}
+    defaults["presence"] = "multiply"
+    chosen |= {k: v for k, v in others.items() if v != defaults[k]}
     settings = digest_settings(model, chosen)
     questions = class_settings(classes, settings)
     request = {"track": questions, "concepts": plain_concepts(classes), "model": model, **chosen}

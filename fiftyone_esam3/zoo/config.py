@@ -14,6 +14,7 @@ import efficientsam3 as es3
 from efficientsam3.concepts import plain_concepts, read_classes, read_concepts
 from efficientsam3.errors import ArgumentError
 from efficientsam3.masks.nms import OVERLAP_METRICS
+from efficientsam3.prompts import PRESENCE
 
 from ..model_cache import load_core
 from ..ownership.merge import EXISTING, OVERLAP, REFUSE
@@ -47,6 +48,7 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
         "operation_mode": ("concept", MODES),
         "prompt_field": (None, str),
         "threshold": (0.5, Number),
+        "presence": ("multiply", PRESENCE),
         "nms": (None, Number),
         "class_agnostic": (False, (False, True)),
         "overlap_metric": ("iou", OVERLAP_METRICS),

@@ -55,6 +55,9 @@ class EfficientSam3Config(ZooConfig):
             threshold (0.5): the lowest score in concept mode, in [0, 1].
             confidence_thresh (None): the lowest score in both modes; in concept mode it replaces
                 ``threshold``. ``apply_model`` takes it too.
+            presence ("multiply"): in concept mode, whether scores contain the presence of their
+                concept: "multiply" or "separate"; see ``ImageModel.segment``. The labels have the
+                attribute ``presence`` either way.
             max_instances (None): the largest number of instances in an image, in concept mode.
             nms (None): in concept mode, suppress an instance whose mask has a greater overlap
                 than this with a better one of its class.
@@ -303,6 +306,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
             c.concepts(),
             classes=c.filter_classes,
             threshold=c.min_score(),
+            presence=c.presence,
             max_instances=c.max_instances,
             nms=c.nms,
             class_agnostic=c.class_agnostic,

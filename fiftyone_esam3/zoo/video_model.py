@@ -52,6 +52,7 @@ class EfficientSam3VideoConfig(ZooConfig):
             propagation_precedence ("forward"): accepted because FiftyOne's own model has it. Here
                 both directions of an object share one memory, so there is one result.
             threshold (0.5): the lowest score of a detection, in [0, 1].
+            presence ("multiply"): see ``efficientsam3.TrackSettings``.
             tracker ("auto"): ``"memory"``, ``"iou"`` or ``"auto"``; see ``efficientsam3.track``.
             detect_every (1): the detector runs on every n-th frame.
             nms (None), class_agnostic (False), overlap_metric ("iou"): which detections of a frame
@@ -198,7 +199,7 @@ class EfficientSam3Video(PromptedModel, fom.Model):
             tracker=c.tracker,
             detect_every=c.detect_every,
             settings=make_settings(
-                c.min_score(), c.nms, c.class_agnostic, c.overlap_metric, c.cuts
+                c.min_score(), c.nms, c.class_agnostic, c.overlap_metric, c.cuts, c.presence
             ),
         )
         first = self.config.text_frame_idx - 1 if concepts else min(prompts, default=0)

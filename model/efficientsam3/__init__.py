@@ -22,11 +22,12 @@ from .variants import list_models
 
 if TYPE_CHECKING:
     from .loading import load
-    from .outputs import EncodedImage, Grounding
+    from .outputs import EncodedExemplars, EncodedImage, Grounding
     from .predictor import ImageModel
     from .types import Instances
     from .video.concept_tracker import ConceptTracker
     from .video.interactive import InteractiveTracker
+    from .video.objects import ObjectPrompt
     from .video.settings import MemorySettings, TrackSettings
     from .video.track import track
     from .video.types import TrackedFrame
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "ConceptTracker",
     "EfficientSam3Error",
+    "EncodedExemplars",
     "EncodedImage",
     "Grounding",
     "ImageError",
@@ -46,6 +48,7 @@ __all__ = [
     "InteractiveTracker",
     "MemorySettings",
     "MissingAbilityError",
+    "ObjectPrompt",
     "PromptError",
     "TrackSettings",
     "TrackedFrame",
@@ -59,11 +62,12 @@ __all__ = [
 # Torch takes seconds to import, and the command line's help needs none of it.
 _MODULES = {
     ".loading": "load",
-    ".outputs": "EncodedImage Grounding",
+    ".outputs": "EncodedExemplars EncodedImage Grounding",
     ".predictor": "ImageModel",
     ".types": "Instances",
     ".video.concept_tracker": "ConceptTracker",
     ".video.interactive": "InteractiveTracker",
+    ".video.objects": "ObjectPrompt",
     ".video.settings": "MemorySettings TrackSettings",
     ".video.track": "track",
     ".video.types": "TrackedFrame",

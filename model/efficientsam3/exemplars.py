@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from .errors import PromptError, shorten
+from .exemplar_prompts import ExemplarPrompts, check_any_exemplar
 from .nn.geometry import Exemplars
-from .prompts import ExemplarPrompts, check_any_exemplar, read_labels
+from .prompts import read_labels
 
 
 def exemplar_tensors(prompts: ExemplarPrompts, device: torch.device) -> Exemplars:
     """Make the exemplars of one prompt.
 
     Args:
-        prompts: From ``prompts.read_exemplars``.
+        prompts: From ``exemplar_prompts.read_exemplars``.
         device: Device of the tensors.
     """
     points, point_labels, boxes, box_labels = (

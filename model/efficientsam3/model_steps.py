@@ -6,16 +6,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .exemplar_prompts import ExemplarPrompts
 from .io.samples import ImageLike
-from .prompts import ExemplarPrompts
 from .types import Array
+
+
+class Shown(NamedTuple):
+    """Prompt tokens of the exemplars of one image, tensors or arrays of a runtime."""
+
+    tokens: Any
+    """(1, E, C) float32; the last one is the class token."""
+    valid: Any
+    """(1, E) bool, False where there is no exemplar."""
 
 
 class Answers(NamedTuple):
     """What a runtime says of B prompts."""
 
     scores: Array
-    """(B, Q) float32 in [0, 1]: score of the query times presence."""
+    """(B, Q) float32 in [0, 1]: score of the query, without presence."""
     presence: Array
     """(B,) float32 in [0, 1]: whether the concept is in the image."""
     boxes: Array
@@ -64,15 +73,19 @@ class ModelSteps(ABC):
         """Features and sizes of images; a runtime can encode them together."""
         return [self._read(image) for image in images]
 
-    def _answer_several(self, features: Sequence[Any], phrases: list[str]) -> Answers | None:
+    @abstractmethod
+    def _read_exemplars(self, features: Any, exemplars: ExemplarPrompts) -> Shown:
+        """Encode the exemplars of an image, which need not be the one that is asked about."""
+
+    def _answer_several(
+        self, features: Sequence[Any], phrases: list[str], shown: Sequence[Shown]
+    ) -> Answers | None:
         """Answer each phrase for the image of the same place; None where a runtime cannot."""
         return None
 
     @abstractmethod
-    def _answer(
-        self, features: Any, phrases: list[str], exemplars: ExemplarPrompts | None
-    ) -> Answers:
-        """Answer B phrases; exemplars come with one phrase."""
+    def _answer(self, features: Any, phrases: list[str], shown: Sequence[Shown]) -> Answers:
+        """Answer B phrases, each with all of the exemplars that are shown, or with none."""
 
     @abstractmethod
     def _masks(self, features: Any, answers: Answers, row: int, queries: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .bpe import clean
-from .errors import PromptError
+from .errors import PromptError, shorten
 from .io.samples import is_tensor
 from .masks.nms import DEFAULT_NMS, nms_rows
 from .masks.postprocess import small_regions
@@ -19,7 +19,7 @@ from .types import Array, Instances, LogitPatch, Patch, join
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .segmenter import Segmenter
+    from .object_segmenter import ObjectSegmenter
 
 OBJECT = "object"
 """Label of an instance that the interactive head found."""
@@ -62,7 +62,7 @@ class EncodedImage:
 
     features: Any
     size: tuple[int, int]
-    owner: Segmenter | None
+    owner: ObjectSegmenter | None
     key: Any = None
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class EncodedImage:
         features = copy.deepcopy(self.features, memo)
         return EncodedImage(features, self.size, self.owner, self.key)
 
-    def for_model(self, model: Segmenter) -> EncodedImage:
+    def for_model(self, model: ObjectSegmenter) -> EncodedImage:
         """Return the image with its features on a model's device.
 
         Args:
@@ -88,13 +88,95 @@ class EncodedImage:
         """
         if self.owner is model:
             return self
-        if self.key != model.key:
-            by = "a model of another process" if self.owner is None else repr(self.owner)
-            raise PromptError(
-                f"this image was encoded by {by}, with other weights or settings; encode it with "
-                f"{model!r} first"
-            )
+        _check_key(self, model, "this image was", "it")
         return EncodedImage(to_device(self.features, model.device), self.size, model)
+
+
+@dataclass(eq=False)
+class EncodedExemplars:
+    """Exemplars of one image that a model has encoded, to find the same in other images.
+
+    They are pickled without the model, and taken by models with the same weights, number format and
+    speed, as an ``EncodedImage`` is.
+
+    Attributes:
+        shown: Prompt tokens of the exemplars, on the model's device; on the CPU if unpickled.
+        count: Number of exemplars.
+        owner: The model that encoded them; None in unpickled ones.
+        key: What models that can read the tokens have in common (``Segmenter.key``).
+    """
+
+    shown: Any
+    count: int
+    owner: ObjectSegmenter | None
+    key: Any = None
+
+    def __post_init__(self) -> None:
+        if self.owner is not None:
+            self.key = self.owner.key
+
+    def __repr__(self) -> str:
+        by = "" if self.owner is None else f" by {self.owner!r}"
+        return f"EncodedExemplars({self.count}{by})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        shown = to_device(self.shown, "cpu")
+        return {"shown": shown, "count": self.count, "owner": None, "key": self.key}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EncodedExemplars:
+        return EncodedExemplars(copy.deepcopy(self.shown, memo), self.count, self.owner, self.key)
+
+    def for_model(self, model: ObjectSegmenter) -> EncodedExemplars:
+        """Return the exemplars with their tokens on a model's device.
+
+        Args:
+            model: The model that is to be prompted.
+
+        Raises:
+            PromptError: They were encoded by another model.
+        """
+        if self.owner is model:
+            return self
+        _check_key(self, model, "these exemplars were", "their image")
+        return EncodedExemplars(to_device(self.shown, model.device), self.count, model)
+
+
+def read_encoded(exemplars: Any, model: ObjectSegmenter) -> list[EncodedExemplars]:
+    """Check exemplars of other images that a user passed.
+
+    Args:
+        exemplars: From ``Segmenter.exemplar``, or a sequence of such.
+        model: The model that is to be prompted.
+
+    Raises:
+        PromptError: A value is none of these, or of another model.
+    """
+    given = [exemplars] if isinstance(exemplars, EncodedExemplars) else exemplars
+    wrong = given
+    if isinstance(given, (list, tuple)):
+        wrong = next((one for one in given if not isinstance(one, EncodedExemplars)), None)
+        if given and wrong is None:
+            return [one.for_model(model) for one in given]
+    raise PromptError(
+        "exemplars are those that model.exemplar(image, boxes=...) gives, or a list of them; got "
+        f"{shorten(wrong)}. Examples in the image itself are boxes, points or masks"
+    )
+
+
+def _check_key(
+    value: EncodedImage | EncodedExemplars, model: ObjectSegmenter, these_were: str, it: str
+) -> None:
+    """Check that a model can read what another has encoded.
+
+    Raises:
+        PromptError: It has other weights or settings.
+    """
+    if value.key != model.key:
+        by = "a model of another process" if value.owner is None else repr(value.owner)
+        raise PromptError(
+            f"{these_were} encoded by {by}, with other weights or settings; encode {it} with "
+            f"{model!r} first"
+        )
 
 
 def to_device(value: Any, device: Any) -> Any:

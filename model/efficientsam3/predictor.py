@@ -17,15 +17,14 @@ from .checkpoints.sources import WeightsInMemory
 from .concepts import read_phrase
 from .devices import best_device, best_dtype, find_device, parse_dtype
 from .errors import ArgumentError, PromptError, shorten
+from .exemplar_prompts import ExemplarPrompts
 from .exemplars import exemplar_tensors, pack_exemplars
 from .io.images import ImageLike, normalize, read_rgb
-from .model_steps import Answers, ObjectAnswers
-from .nn.detector import Detector, FoldedDetector, fold, share
+from .model_steps import Answers, ObjectAnswers, Shown
+from .nn.detector import Detector, FoldedDetector, fold, join_prompt, share
 from .nn.features import Answer, ImageFeatures, join_tokens
-from .nn.geometry import Exemplars
 from .nn.tokenizer import tokenize
 from .outputs import EncodedImage, Grounding
-from .prompts import ExemplarPrompts
 from .segmenter import TEXT_CACHE, VISUAL, Segmenter
 from .text_cache import TextCache
 from .types import Array
@@ -228,7 +227,7 @@ class ImageModel(Segmenter):
                 len(pixels), self.device, boxes, box_labels, points, point_labels
             )
         image = self.net.read_image(pixels.to(self.device))
-        output = self._run_prompts(image, names, exemplars)
+        output = self._run_prompts(image, names, self.net.read_exemplars(image, exemplars))
         masks = None
         if "masks" in self.abilities:
             all_queries = torch.arange(output.logits.shape[1], device=self.device)
@@ -238,9 +237,9 @@ class ImageModel(Segmenter):
         return Grounding(output.logits, output.presence, output.boxes, masks, output.memory)
 
     def _run_prompts(
-        self, image: ImageFeatures, names: list[str], exemplars: Exemplars | None
+        self, image: ImageFeatures, names: list[str], shown: tuple[Tensor, Tensor]
     ) -> Answer:
-        prompt, mask = self.net.read_prompt(image, self._read_text(names), exemplars)
+        prompt, mask = join_prompt(self._read_text(names), shown)
         return self.net.answer(image, prompt, mask)
 
     def _read_text(self, names: list[str]) -> tuple[Tensor, Tensor]:
@@ -272,20 +271,29 @@ class ImageModel(Segmenter):
         return list(zip(self.net.read_image(torch.cat(pixels)).split(), sizes, strict=True))
 
     @torch.inference_mode()
-    def _answer_several(self, features: Sequence[ImageFeatures], phrases: list[str]) -> Answers:
-        return self._to_answers(self._run_prompts(join_tokens(features), phrases, None))
+    def _read_exemplars(self, features: ImageFeatures, exemplars: ExemplarPrompts) -> Shown:
+        given = exemplar_tensors(exemplars, self.device)
+        return Shown(*self.net.read_exemplars(features, given))
+
+    @torch.inference_mode()
+    def _answer_several(
+        self, features: Sequence[ImageFeatures], phrases: list[str], shown: Sequence[Shown]
+    ) -> Answers:
+        return self._answer(join_tokens(features), phrases, shown)
 
     @torch.inference_mode()
     def _answer(
-        self, features: ImageFeatures, phrases: list[str], exemplars: ExemplarPrompts | None
+        self, features: ImageFeatures, phrases: list[str], shown: Sequence[Shown]
     ) -> Answers:
-        given = None if exemplars is None else exemplar_tensors(exemplars, self.device)
-        return self._to_answers(self._run_prompts(features, phrases, given))
+        if shown:
+            tokens, valid = (torch.cat(parts, 1) for parts in zip(*shown, strict=True))
+        else:
+            tokens, valid = self.net.read_exemplars(features)
+        return self._to_answers(self._run_prompts(features, phrases, (tokens, valid)))
 
     @staticmethod
     def _to_answers(output: Answer) -> Answers:
-        presence = output.presence.sigmoid()
-        scores = output.logits.sigmoid() * presence[:, None]
+        scores, presence = output.logits.sigmoid(), output.presence.sigmoid()
         arrays = [t.cpu().numpy() for t in (scores, presence, output.boxes)]
         return Answers(arrays[0], arrays[1], arrays[2], output)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .errors import PromptError, PromptWarning, format_numbers, join_names, shor
 from .masks.nms import check_overlap
 from .masks.tiles import check_tile
 from .types import BOTTOM_RIGHT, TOP_LEFT, Array
+
+PRESENCE = ("multiply", "separate")
+"""Whether scores contain the presence of their concept as a factor."""
 
 # Arguments of ``segment`` ---------------------------------------------------------------------
 
@@ -24,7 +27,11 @@ def check_segment_arguments(
     box_labels: Any = None,
     points: Any = None,
     point_labels: Any = None,
+    masks: Any = None,
+    mask_labels: Any = None,
+    exemplars: Any = None,
     threshold: float = 0.5,
+    presence: str = "multiply",
     max_instances: int | None = None,
     nms: float | None = None,
     class_agnostic: bool = False,
@@ -39,7 +46,11 @@ def check_segment_arguments(
         box_labels: (K,) of 1 and 0.
         points: (K, 2) xy pixels.
         point_labels: (K,) of 1 and 0.
+        masks: K masks or polygons.
+        mask_labels: (K,) of 1 and 0.
+        exemplars: Exemplars of other images, which are not looked into.
         threshold: In [0, 1].
+        presence: "multiply" or "separate".
         max_instances: 0 or more.
         nms: Overlap in [0, 1].
         class_agnostic: True or False.
@@ -56,12 +67,14 @@ def check_segment_arguments(
     classes = read_classes(concepts)
     check_labelled(box_labels, boxes, "box_labels", "boxes")
     check_labelled(point_labels, points, "point_labels", "points")
-    if classes is None and boxes is None and points is None:
+    check_labelled(mask_labels, masks, "mask_labels", "masks")
+    drawn = any(value is not None for value in (boxes, points, masks))
+    if classes is None and not drawn and exemplars is None:
         raise PromptError(
-            "nothing to find: name concepts (concepts=['person']), or pass boxes of examples, or "
-            "points"
+            "nothing to find: name concepts (concepts=['person']), or pass boxes or masks of "
+            "examples, exemplars of another image, or points"
         )
-    if classes is not None and len(classes) > 1 and (boxes is not None or points is not None):
+    if classes is not None and len(classes) > 1 and (drawn or exemplars is not None):
         raise PromptError(
             f"exemplars show one concept; got {len(classes)}: {join_names(classes)}. Call segment "
             "once for each; the encoded image is shared."
@@ -69,11 +82,13 @@ def check_segment_arguments(
     if boxes is not None:
         read_boxes(boxes)
     check_limits(threshold, max_instances, nms)
+    check_presence(presence)
     check_overlap(class_agnostic, overlap_metric)
-    if check_tile(tile) is not None and (boxes is not None or points is not None):
+    if check_tile(tile) is not None and drawn:
         raise PromptError(
-            "tile goes with concepts alone: boxes and points are in one place of the picture, and "
-            "each tile is read by itself. Name a concept, or leave tile out"
+            "tile goes with concepts and with exemplars of other images: boxes, points and masks "
+            "are in one place of the picture, and each tile is read by itself. Name a concept, or "
+            "leave tile out"
         )
     return classes
 
@@ -104,6 +119,22 @@ def check_limits(
     if not is_count:
         raise PromptError(
             f"max_instances is a whole number, 0 or more; got {shorten(max_instances)}"
+        )
+
+
+def check_presence(presence: str) -> None:
+    """Check how scores contain the presence.
+
+    Args:
+        presence: One of ``PRESENCE``.
+
+    Raises:
+        PromptError: It is none of these.
+    """
+    if not isinstance(presence, str) or presence not in PRESENCE:
+        raise PromptError(
+            "presence is 'multiply' (scores contain the presence as a factor) or 'separate' "
+            f"(they do not); got {shorten(presence)}"
         )
 
 
@@ -395,85 +426,3 @@ def _read_masks(masks: Any, side: int) -> Array:
     if not np.isfinite(array).all():
         raise PromptError("masks hold NaN or infinite values; pass low_res unchanged")
     return array
-
-
-class ExemplarPrompts(NamedTuple):
-    """Exemplars of one prompt, in shares of the image's sides."""
-
-    points: Array
-    """(P, 2) float32 xy in [0, 1]."""
-    point_labels: Array
-    """(P,) int64: 1 positive, 0 negative."""
-    boxes: Array
-    """(K, 4) float32 cxcywh in [0, 1]."""
-    box_labels: Array
-    """(K,) int64: 1 positive, 0 negative."""
-
-
-def read_exemplars(
-    size: tuple[int, int], boxes: Any, box_labels: Any, points: Any, point_labels: Any
-) -> ExemplarPrompts:
-    """Convert the exemplars of one image.
-
-    Args:
-        size: (height, width) of the image.
-        boxes: (K, 4) xyxy pixels, or None.
-        box_labels: (K,) of 1 and 0. None: all 1.
-        points: (K, 2) xy pixels, or None.
-        point_labels: (K,) of 1 and 0. None: all 1.
-
-    Raises:
-        PromptError: A prompt is wrong, or there is none.
-    """
-    scale = np.array([size[1], size[0]], np.float32)
-    centers: Array = np.zeros((0, 4), np.float32)
-    clicks: Array = np.zeros((0, 2), np.float32)
-    if boxes is not None:
-        corners = read_boxes(boxes, size) / np.tile(scale, 2)
-        low, high = corners[:, :2], corners[:, 2:]
-        centers = np.concatenate([(low + high) / 2, high - low], 1)
-    if points is not None:
-        clicks = read_points(points, size) / scale
-    check_any_exemplar(len(centers) + len(clicks))
-    return ExemplarPrompts(
-        clicks,
-        read_labels(point_labels, (len(clicks),), "point_labels"),
-        centers,
-        read_labels(box_labels, (len(centers),), "box_labels"),
-    )
-
-
-def warn_of_negatives(trained: bool, name: str, exemplars: ExemplarPrompts) -> None:
-    """Warn of negative exemplars for a model that was not trained with such exemplars.
-
-    Args:
-        trained: Whether it was; there is no warning then.
-        name: The model's name.
-        exemplars: The exemplars.
-
-    Warns:
-        PromptWarning: An exemplar is negative.
-    """
-    if trained or all(
-        (labels > 0).all() for labels in (exemplars.box_labels, exemplars.point_labels)
-    ):
-        return
-    warnings.warn(
-        f"{name} was not trained with negative exemplars (label 0): they can raise the scores of "
-        "what they should exclude. Use positive exemplars and words, or another model",
-        PromptWarning,
-        stacklevel=2,
-    )
-
-
-def check_any_exemplar(count: int) -> None:
-    """Check that there is an exemplar.
-
-    Args:
-        count: Number of boxes and points.
-
-    Raises:
-        PromptError: There is none.
-    """
-    if not count:
-        raise PromptError("boxes and points hold no exemplar; pass at least one, or None")

@@ -139,10 +139,10 @@ class SegmentRun:
 
     Args:
         folder: Created with the first result.
-        arguments: Keyword arguments of ``ImageModel.segment``, as plain values; with
-            "everything": True those of ``segment_everything``. Concepts that are a mapping make
-            its classes the categories. With a tile, and without masks and overlays, files are read
-            in windows.
+        arguments: Keyword arguments of ``ImageModel.segment``, as plain values, "exemplars" being
+            a list of arguments of ``ImageModel.exemplar``; with "everything": True those of
+            ``segment_everything``. Concepts that are a mapping make its classes the categories.
+            With a tile, and without masks and overlays, files are read in windows.
         model: What identifies the model and its weights, as plain values; "model" is its name.
         masks: Whether to write mask files.
         overlays: Whether to write overlay pictures.
@@ -173,12 +173,14 @@ class SegmentRun:
             check_everything(**self.arguments)
         else:
             concepts = check_segment_arguments(**self.arguments)
-        self.categories = list(
-            concepts or [VISUAL if arguments.get("boxes") is not None else OBJECT]
-        )
+        shown = self.arguments.get("exemplars") or []
+        drawn = shown or any(arguments.get(name) is not None for name in ("boxes", "masks"))
+        self.categories = list(concepts or [VISUAL if drawn else OBJECT])
         self.folder = absolute(Path(folder))
         self.wanted = [k for k, want in (("masks", masks), ("overlays", overlays)) if want]
         asked = {"efficientsam3": __version__, **model, **arguments}
+        if shown:
+            asked["exemplars"] = [{**one, "image": identity(Path(one["image"]))} for one in shown]
         self.file = InstanceFile(self.folder / RUN_FILE, self.categories, asked, restart)
 
     def __enter__(self) -> SegmentRun:
@@ -244,7 +246,9 @@ class SegmentRun:
             Each task with its instances, or with the error that this image raised.
         """
         path: Path | None = None
-        pages, values = 1, SourceRange()
+        pages, values, arguments = 1, SourceRange(), self.arguments
+        if shown := arguments.get("exemplars"):
+            arguments = {**arguments, "exemplars": [model.exemplar(**one) for one in shown]}
         for task in tasks:
             stamp = identity(task.image.path)
             try:
@@ -258,7 +262,7 @@ class SegmentRun:
                 if not by_windows:
                     pixels = read_rgb_array(path, values, page=task.image.page - 1)
                 ask = model.segment_everything if self.everything else model.segment
-                found = ask(path if pixels is None else pixels, **self.arguments)
+                found = ask(path if pixels is None else pixels, **arguments)
                 self._write(task, stamp, pages, pixels, found)
             except (ImageError, PromptError, MemoryError) as error:
                 reason = str(error) or type(error).__name__

@@ -63,6 +63,8 @@ texts = st.one_of(
     st.text(max_size=12),
 )
 strange = st.sampled_from(VALUES)
+SHOWN = "exemplars of another image"
+"""Stands for ``Prompts.shown``, which needs a model."""
 
 
 def boxes() -> st.SearchStrategy[Any]:
@@ -80,6 +82,16 @@ def points(*, nested: bool = False) -> st.SearchStrategy[Any]:
     sound = st.tuples(coordinates, st.floats(0, 47)).map(list)
     rows = st.lists(st.one_of(sound, sound, sound, st.lists(numbers, max_size=3)), max_size=4)
     return st.one_of(st.lists(rows, max_size=3) if nested else rows, strange, _arrays())
+
+
+def drawn() -> st.SearchStrategy[Any]:
+    """Masks, run lengths and polygons, mostly sound."""
+    corner = st.tuples(coordinates, st.floats(0, 47)).map(list)
+    polygon = st.lists(st.one_of(corner, corner, st.lists(numbers, max_size=3)), max_size=5)
+    whole = st.sampled_from([np.ones((48, 64), bool), np.eye(48, 64), np.zeros((48, 64))])
+    run_lengths = st.just({"size": [48, 64], "counts": [99, 5, 48 * 64 - 104]})
+    one = st.one_of(polygon, whole, run_lengths, strange, _arrays())
+    return st.one_of(st.lists(one, max_size=3), one)
 
 
 def _arrays() -> st.SearchStrategy[Any]:
@@ -114,6 +126,7 @@ class Prompts(Kind):
         pixels = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
         self.model = tiny_model()
         self.image = self.model.encode(pixels)
+        self.shown = self.model.exemplar(pixels[::-1].copy(), boxes=[[5, 5, 30, 30]])
 
     def strategy(self) -> st.SearchStrategy[Any]:
         def some(**values: Any) -> st.SearchStrategy[Any]:
@@ -125,6 +138,10 @@ class Prompts(Kind):
             box_labels=labels,
             points=points(),
             point_labels=labels,
+            masks=drawn(),
+            mask_labels=labels,
+            exemplars=st.one_of(st.none(), st.just(SHOWN), strange),
+            presence=st.sampled_from(["multiply", "multiply", "separate", "both", None]),
             threshold=limits,
             max_instances=counts,
             nms=st.one_of(st.none(), limits),
@@ -142,6 +159,8 @@ class Prompts(Kind):
 
     def check(self, value: tuple[str, dict[str, Any]], case: Case) -> None:
         name, arguments = value
+        if isinstance(arguments.get("exemplars"), str) and arguments["exemplars"] == SHOWN:
+            arguments = {**arguments, "exemplars": self.shown}
         if name == "segment":
             check_segment_arguments(**arguments)
             found = self.model.segment(self.image, **arguments)

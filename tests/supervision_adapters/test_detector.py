@@ -273,3 +273,60 @@ def test_tiles_of_large_pictures(tiny: es3.ImageModel, photo: Any) -> None:
         detector.predict(large, exemplars={"cat": [[2, 2, 30, 30]]})
     with pytest.raises(es3.PromptError, match="at least 32"):
         ConceptDetector(tiny, WORDS, tile=3)
+
+
+def test_exemplars_of_another_image(detector: ConceptDetector, photo: Any) -> None:
+    other = np.ascontiguousarray(photo[::-1, ::-1])
+    shown = detector.exemplars(other, {"dog": BOX, "bird": BOX}, {"dog": [0]})
+    assert list(shown) == ["dog", "bird"]
+    pair = detector.predict([photo, other], exemplars=shown)
+    assert all(
+        same(found, detector.predict(image, exemplars=shown))
+        for found, image in zip(pair, (photo, other), strict=True)
+    )
+    drawn = detector.predict(
+        other, exemplars={"dog": BOX, "bird": BOX}, exemplar_labels={"dog": [0]}
+    )
+    assert same(pair[1], drawn) and len(drawn) > 0
+    nameless = ConceptDetector(detector.model, threshold=0)
+    alone = nameless.exemplars(other, BOX)
+    core = detector.model.exemplar(other, boxes=BOX)
+    expected = detector.model.segment(photo, exemplars=core, threshold=0)
+    assert len(nameless.predict(photo, exemplars=alone)) == len(expected) > 0
+    twice = [*alone.values(), *alone.values()]
+    assert len(nameless.predict(photo, concepts="cat", exemplars=twice)) > 0
+    tiled = ConceptDetector(detector.model, "cat", tile=40, threshold=0)
+    assert len(tiled.predict(photo, exemplars={"cat": alone["visual"]})) > 0
+
+
+def test_wrong_exemplars_of_another_image(detector: ConceptDetector, photo: Any) -> None:
+    shown = detector.exemplars(photo, {"dog": BOX})
+    with pytest.raises(AdapterError, match=r"exemplar_labels to detector\.exemplars"):
+        detector.predict(photo, exemplars=shown, exemplar_labels={"dog": [0]})
+    with pytest.raises(AdapterError, match="encoded already"):
+        detector.exemplars(photo, shown)
+    with pytest.raises(AdapterError, match="there is no example"):
+        detector.exemplars(photo, None)
+    with pytest.raises(AdapterError, match=r"exemplars=detector.exemplars\(image, boxes\)"):
+        detector.predict([photo, photo], exemplars={"dog": BOX})
+
+
+def test_masks_of_detections_are_exemplars(detector: ConceptDetector, photo: Any) -> None:
+    mask = np.zeros((1, *photo.shape[:2]), bool)
+    mask[0, 5:30, 5:30] = True
+    shown = sv.Detections(
+        xyxy=np.array([[0.0, 0.0, 64.0, 48.0]]), mask=mask, data={"class_name": np.array(["dog"])}
+    )
+    by_box = detector.predict(photo, exemplars={"dog": [[5, 5, 30, 30]]})
+    assert same(detector.predict(photo, exemplars=shown), by_box)
+
+
+def test_confidence_without_presence(tiny: es3.ImageModel, photo: Any) -> None:
+    product, alone = (
+        ConceptDetector(tiny, WORDS, threshold=0, presence=p).predict(photo, exemplars=e)
+        for p, e in (("multiply", {"cat": BOX}), ("separate", {"cat": BOX}))
+    )
+    expected = alone.confidence * alone.data["presence"]
+    np.testing.assert_allclose(product.confidence, expected, atol=1e-5)
+    with pytest.raises(es3.PromptError, match="'multiply'"):
+        ConceptDetector(tiny, WORDS, presence="none")

@@ -30,6 +30,13 @@ from .concept_options import (
     TileOption,
     parse_concepts,
 )
+from .example_options import (
+    ExampleOption,
+    NotExampleOption,
+    Presence,
+    PresenceOption,
+    parse_examples,
+)
 from .model_options import ModelOptions, with_model_options
 from .polygon_options import PolygonsOption, ToleranceOption, read_coco_masks
 
@@ -64,6 +71,7 @@ def segment(
             help="Keep instances that score more than this: 0.5 by default, 0.8 with --everything.",
         ),
     ] = None,
+    presence: PresenceOption = Presence.multiply,
     max_instances: Annotated[
         int | None, typer.Option(min=0, help="Keep at most this many instances of an image.")
     ] = None,
@@ -120,6 +128,8 @@ def segment(
     not_point: Annotated[
         list[str] | None, typer.Option(help="A point that is not on the object.", metavar="POINT")
     ] = None,
+    example: ExampleOption = None,
+    not_example: NotExampleOption = None,
     restart: RestartOption = False,
 ) -> None:
     """Find concepts in images; write overlays, masks and a COCO JSON.
@@ -128,6 +138,7 @@ def segment(
     done again; with other options all are.
 
     Example: efficientsam3 segment photos/ "more/*.png" -c person -c "yellow bus" --out out/
+    Everything like one thing: efficientsam3 segment photos/ --example one.jpg:10,20,210,220
     """
     from ..masks.extent import describe_left_out
     from ..masks.tiles import parse_tile
@@ -142,7 +153,9 @@ def segment(
         "box_labels": box_labels or None,
         "points": points or None,
         "point_labels": point_labels or None,
+        "exemplars": parse_examples(example, not_example) or None,
         "threshold": 0.5 if threshold is None else threshold,
+        "presence": presence.value,
         "max_instances": max_instances,
         "nms": nms,
         "class_agnostic": class_agnostic,
@@ -222,8 +235,8 @@ def _everything_arguments(arguments: dict[str, Any], grid: dict[str, Any]) -> di
         UsageError: A concept, a prompt or an option that is of no use is given.
     """
     kept = ("nms", "max_instances")
-    defaults = {"threshold": arguments["threshold"], "class_agnostic": False}
-    defaults |= {"overlap_metric": "iou"}
+    defaults = {"threshold": arguments["threshold"], "presence": "multiply"}
+    defaults |= {"class_agnostic": False, "overlap_metric": "iou"}
     for name, value in arguments.items():
         if name not in kept and value != defaults.get(name):
             raise UsageError(

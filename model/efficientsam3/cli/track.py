@@ -34,7 +34,15 @@ from .concept_options import (
     OverlapMetricOption,
     parse_concepts,
 )
+from .example_options import (
+    ExampleOption,
+    NotExampleOption,
+    Presence,
+    PresenceOption,
+    parse_examples,
+)
 from .model_options import ModelOptions, with_model_options
+from .object_options import ObjectOption, parse_objects
 from .polygon_options import CocoMasks, PolygonsOption, ToleranceOption, read_coco_masks
 
 if TYPE_CHECKING:
@@ -84,6 +92,9 @@ def track(
     not_box: Annotated[
         list[str] | None, typer.Option(help="x0,y0,x1,y1 in pixels: a negative exemplar.")
     ] = None,
+    objects: ObjectOption = None,
+    example: ExampleOption = None,
+    not_example: NotExampleOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -122,6 +133,7 @@ def track(
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score above which detections are used.")
     ] = 0.5,
+    presence: PresenceOption = Presence.multiply,
     nms: NmsOption = None,
     class_agnostic: ClassAgnosticOption = False,
     overlap_metric: OverlapMetricOption = OverlapMetric.iou,
@@ -182,15 +194,18 @@ def track(
     After Ctrl-C all files hold what is done until then, and the same command continues. The last
     32 frames before the stop are then tracked again, to give objects their earlier identities.
 
-    Boxes need no concept where the model has a video memory. A stopped run with boxes is tracked
-    from its first frame again, because the boxes are drawn there.
+    Boxes and objects need no concept where the model has a video memory. A stopped run with boxes
+    or objects is tracked from its first frame again, because they are drawn on earlier frames.
 
     Example: efficientsam3 track clip.mp4 -c person --out out.mp4 --mot out.txt
     """
     from .. import __version__
     from ..io.frames import read_frames
+    from ..io.identity import identity
     from ..masks.extent import describe_left_out
     from ..prompts import read_boxes
+    from ..segmenter import VISUAL
+    from ..video.objects import check_objects
     from ..video.run import run
     from ..video.settings import CutSettings, TrackSettings
     from ..video.track import track as track_frames
@@ -203,9 +218,13 @@ def track(
     if polygons and coco is None:
         raise UsageError("--polygons is for the file of --coco, which is not asked for")
     boxes, box_labels = parse_boxes(box, not_box)
-    if not classes and not box:
-        raise UsageError("nothing to track: name it with --concept, or show it with --box")
-    if boxes and len(classes) > 1:
+    examples = parse_examples(example, not_example)
+    if not classes and not box and not objects and not examples:
+        raise UsageError(
+            "nothing to track: name it with --concept, show what it is like with --box or "
+            "--example, or show objects with --object"
+        )
+    if (boxes or examples) and len(classes) > 1:
         raise UsageError(
             f"boxes show one concept; got {len(classes)}: {join_names(classes)}. Run the command "
             "once for each"
@@ -226,6 +245,11 @@ def track(
     info = reader.info
     if boxes and info.size is not None:
         read_boxes(boxes, info.size)  # an error is raised before the model is loaded
+    shown = parse_objects(objects, info.file_names)
+    ends = [end for end in (stop, info.frames) if end is not None]
+    check_objects(shown, start, min(ends, default=None), stride, info.size)
+    labels = classes or ([VISUAL] if examples else [])
+    labels = list(dict.fromkeys([*labels, *(one.label for one in shown)]))
     path, outputs = _choose_files(info.name, json_file, _Outputs(out, mot, coco, veval, sheet))
     if truth is not None:
         check_truth(info.name, classes, truth)
@@ -235,8 +259,11 @@ def track(
         "concepts": concepts,
         "boxes": boxes,
         "box_labels": box_labels,
+        "exemplars": [{**one, "image": identity(Path(one["image"]))} for one in examples],
+        "objects": [_object_identity(value) for value in objects or ()],
         **options.identity(),
         "threshold": threshold,
+        "presence": presence.value,
         "nms": nms,
         "class_agnostic": class_agnostic,
         "overlap_metric": overlap_metric.value,
@@ -253,11 +280,12 @@ def track(
         "name": info.name,
         "rate": info.rate,
         "frames": info.frames,
-        "concepts": classes,
+        "concepts": labels,
         "file_names": info.file_names,
     }
     settings = TrackSettings(
         detection_threshold=threshold,
+        presence=presence.value,
         nms=TrackSettings.nms if nms is None else nms,
         class_agnostic=class_agnostic,
         overlap_metric=overlap_metric.value,
@@ -279,12 +307,15 @@ def track(
         try:
             track_all = None
             if not complete:
+                model = options.load()
                 track_all = partial(
                     track_frames,
-                    options.load(),
+                    model,
                     concepts=concepts,
                     boxes=boxes or None,
                     box_labels=box_labels or None,
+                    exemplars=[model.exemplar(**one) for one in examples] or None,
+                    objects=shown or None,
                     tracker=tracker.value,
                     settings=settings,
                     detect_every=detect_every,
@@ -298,7 +329,7 @@ def track(
                         track_all,
                         renderers,
                         detect_every=detect_every,
-                        from_start=bool(boxes),
+                        from_start=bool(boxes or shown),
                         progress=partial(_show_progress, bar),
                     )
         except KeyboardInterrupt:
@@ -351,6 +382,14 @@ def _source_identity(source: str, live: bool) -> Any:
         # Only images are frames: files that are written into the folder do not count.
         return {**identity(find_files(source)), "path": str(Path(source).absolute())}
     return identity(source)
+
+
+def _object_identity(value: str) -> Any:
+    """What tells whether the objects of an option are still the same."""
+    from ..io.identity import identity
+
+    file = Path(re.sub(r"^\d+:", "", value))
+    return {"object": value, **identity(file)} if file.is_file() else value
 
 
 def _renderers(path: Path, outputs: _Outputs, rate: float | None, complete: bool) -> Renderers:

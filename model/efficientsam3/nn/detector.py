@@ -153,18 +153,29 @@ class Detector(nn.Module):
         Returns:
             (B, L, C) prompt tokens and (B, L) bool, True where a token is valid.
         """
-        geometry = self.part("geometry")
-        words, valid = text
-        batch = words.shape[0]
-        if exemplars is None:
-            if image.bare_prompt is None:
-                given = image.tokens, image.grid, image.geometry
-                image.bare_prompt = geometry(*given, batch=len(image.tokens))[0]
-            shown = image.bare_prompt.expand(batch, -1, -1)
-            keep = valid.new_ones(batch, 1)
-        else:
-            shown, keep = geometry(image.tokens, image.grid, image.geometry, exemplars)
-        return torch.cat([words, shown], 1), torch.cat([valid, keep], 1)
+        return join_prompt(text, self.read_exemplars(image, exemplars))
+
+    def read_exemplars(
+        self, image: ImageFeatures, exemplars: Exemplars | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode exemplars, which attend to the image that they are drawn on.
+
+        Args:
+            image: Features of one image, or of B images.
+            exemplars: Exemplars of B prompts; None for the class token alone.
+
+        Returns:
+            (B, E, C) prompt tokens, the class token last, and (B, E) bool, True where a token is
+            valid.
+        """
+        geometry, given = self.part("geometry"), (image.tokens, image.grid, image.geometry)
+        if exemplars is not None:
+            shown: tuple[Tensor, Tensor] = geometry(*given, exemplars)
+            return shown
+        if image.bare_prompt is None:
+            image.bare_prompt = geometry(*given, batch=len(image.tokens))[0]
+        bare = image.bare_prompt
+        return bare, torch.ones(bare.shape[:2], dtype=torch.bool, device=bare.device)
 
     def answer(
         self,
@@ -380,6 +391,23 @@ class FoldedDetector(Detector):
                     cast(memory.perceiver, self.dtype)
                 self._memory_is_cast = True
         return self.part("interactive"), memory
+
+
+def join_prompt(text: tuple[Tensor, Tensor], shown: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Join text and encoded exemplars to prompt tokens.
+
+    Args:
+        text: From ``Detector.read_text``, of B prompts.
+        shown: From ``Detector.read_exemplars``, of this or of other images, for B prompts or for
+            one, which is repeated.
+
+    Returns:
+        (B, L, C) prompt tokens and (B, L) bool, True where a token is valid.
+    """
+    (words, valid), (tokens, keep) = text, shown
+    batch = len(words)
+    prompt = torch.cat([words, tokens.expand(batch, -1, -1)], 1)
+    return prompt, torch.cat([valid, keep.expand(batch, -1)], 1)
 
 
 @torch.no_grad()

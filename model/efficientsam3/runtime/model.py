@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,10 @@ import numpy as np
 
 from ..bpe import Tokenizer
 from ..errors import MissingAbilityError
+from ..exemplar_prompts import ExemplarPrompts
 from ..io.samples import ImageLike, read_rgb_array
-from ..model_steps import Answers, ObjectAnswers
+from ..model_steps import Answers, ObjectAnswers, Shown
 from ..outputs import EncodedImage
-from ..prompts import ExemplarPrompts
 from ..segmenter import TEXT_CACHE, Segmenter
 from ..text_cache import TextCache
 from ..types import Array
@@ -169,20 +170,20 @@ class ExportedModel(Segmenter):
     # Prompts ----------------------------------------------------------------------------
 
     def _answer(
-        self, features: RuntimeFeatures, phrases: list[str], exemplars: ExemplarPrompts | None
+        self, features: RuntimeFeatures, phrases: list[str], shown: Sequence[Shown]
     ) -> Answers:
         words, valid = (np.stack(parts) for parts in zip(*self._read_text(phrases), strict=True))
-        if exemplars is None:
-            shown = np.repeat(features.image["bare_prompt"], len(phrases), 0)
-            keep = np.ones((len(phrases), 1), bool)
-        else:
-            shown, keep = self._read_exemplars(features, exemplars)
-        prompt, valid = np.concatenate([words, shown], 1), np.concatenate([valid, keep], 1)
+        given = shown or [Shown(features.image["bare_prompt"], np.ones((1, 1), bool))]
+        count = len(phrases)
+        tokens = np.concatenate([one.tokens for one in given], 1).repeat(count, 0)
+        keep = np.concatenate([one.valid for one in given], 1).repeat(count, 0)
+        prompt, valid = np.concatenate([words, tokens], 1), np.concatenate([valid, keep], 1)
         found = self._sessions.run("heads", **features.image, prompt=prompt, valid=valid)
-        presence = _sigmoid(found["presence"])
-        scores = _sigmoid(found["logits"]) * presence[:, None]
         return Answers(
-            scores, presence, found["boxes"], {**found, "prompt": prompt, "valid": valid}
+            _sigmoid(found["logits"]),
+            _sigmoid(found["presence"]),
+            found["boxes"],
+            {**found, "prompt": prompt, "valid": valid},
         )
 
     def _read_text(self, phrases: list[str]) -> list[tuple[Array, Array]]:
@@ -195,10 +196,8 @@ class ExportedModel(Segmenter):
 
         return self._texts.read(phrases, encode)
 
-    def _read_exemplars(
-        self, features: RuntimeFeatures, exemplars: ExemplarPrompts
-    ) -> tuple[Array, Array]:
-        """Tokens of exemplars, and which are valid; the graph takes at least one of each kind."""
+    def _read_exemplars(self, features: RuntimeFeatures, exemplars: ExemplarPrompts) -> Shown:
+        """Encode exemplars; the graph takes at least one of each kind."""
         e, known = exemplars, features.image
         points, point_labels, point_valid = _at_least_one(e.points, e.point_labels)
         boxes, box_labels, box_valid = _at_least_one(e.boxes, e.box_labels)
@@ -214,7 +213,7 @@ class ExportedModel(Segmenter):
             box_labels=box_labels,
             box_valid=box_valid,
         )["shown"]
-        return shown, np.concatenate([point_valid, box_valid, np.ones((1, 1), bool)], 1)
+        return Shown(shown, np.concatenate([point_valid, box_valid, np.ones((1, 1), bool)], 1))
 
     def _masks(
         self, features: RuntimeFeatures, answers: Answers, row: int, queries: Array

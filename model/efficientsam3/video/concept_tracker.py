@@ -15,11 +15,10 @@ from ..errors import MissingAbilityError, PromptError, TrackError, join_names, s
 from ..io.frame_types import Frame
 from ..io.images import read_rgb
 from ..io.pixel_values import SourceRange
-from ..prompts import (
-    check_labelled,
-    read_boxes,
-    read_labels,
-)
+from ..masks.shapes import read_shape
+from ..outputs import OBJECT
+from ..prompts import check_labelled, read_boxes, read_labels
+from ..segmenter import VISUAL
 from ..types import Array, Instances, join
 from .association import suppress_across_classes
 from .clicks import read_clicks
@@ -32,13 +31,10 @@ from .settings import MemorySettings, TrackSettings
 from .types import FrameObjects, TrackedFrame
 
 if TYPE_CHECKING:
-    from ..outputs import EncodedImage
+    from ..outputs import EncodedExemplars, EncodedImage
     from ..predictor import ImageModel
 
 TRACKERS = ("auto", "memory", "iou")
-
-OBJECT = "object"
-"""Label of objects that a person points at without naming a concept."""
 
 
 @dataclass(eq=False)
@@ -80,6 +76,7 @@ class ConceptTracker:
             is then "iou" or a ``MemoryTracker``.
         concepts: Phrases, or a mapping from classes to their phrases. Concepts can be added and
             removed at any time.
+        exemplars: Exemplars of other images, as ``ImageModel.segment`` takes them, for each frame.
         tracker: "memory" tracks objects by the model's video memory, "iou" by the overlap of
             detections; "auto" is "memory" where the model has one. Or a ``MemoryTracker``.
         settings: Thresholds and numbers of frames; the defaults are SAM3's.
@@ -104,6 +101,7 @@ class ConceptTracker:
         model: ImageModel | None,
         concepts: Concepts | None = None,
         *,
+        exemplars: EncodedExemplars | Sequence[EncodedExemplars] | None = None,
         tracker: str | MemoryTracker = "auto",
         settings: TrackSettings | None = None,
         detect_every: int = 1,
@@ -119,6 +117,9 @@ class ConceptTracker:
         self.settings = settings or TrackSettings()
         self.detect_every, self.keep_images = detect_every, keep_images
         self._classes = {} if concepts is None else read_classes(concepts) or {}
+        self._others: dict[str, Any] = {} if exemplars is None else {"exemplars": exemplars}
+        if exemplars is not None:
+            self._classes = self._classes or {VISUAL: [VISUAL]}
         self._exemplars: dict[int | None, list[_Exemplars]] = {}  # by frame; None: the next one
         self._iou = IoUTracker(self.settings.iou)
         self._masklets = _masklet_tracker(model, tracker, self.settings)
@@ -253,7 +254,7 @@ class ConceptTracker:
             points: (K, 2) xy pixels.
             point_labels: (K,) 1 on the object, 0 off it; all 1 if omitted.
             box: (4,) xyxy pixels around the object.
-            mask: (H, W) bool, instead of points and box.
+            mask: (H, W) bool, run lengths or a polygon, instead of points and box.
             track_id: Identity of the object to correct; None: a new object.
             concept: Label of a new object.
 
@@ -265,11 +266,7 @@ class ConceptTracker:
             TrackError: No frame was given yet, or no such object is tracked.
             PromptError: The prompt has a wrong shape or value.
         """
-        if self._masklets is None:
-            raise MissingAbilityError(
-                "objects that are pointed at are tracked by memory; this tracker is 'iou' "
-                "(tracker='iou', or weights without a memory)"
-            )
+        masklets = self.require_memory()
         if self._last is None:
             raise TrackError("no frame was given yet; call step with the frame that you point at")
         check_labelled(point_labels, points, "point_labels", "points")
@@ -279,19 +276,29 @@ class ConceptTracker:
         if mask is not None:
             if points is not None or box is not None:
                 raise PromptError("a mask says all: pass it without points and box")
-            drawn = np.asarray(mask)
-            if drawn.shape != size:
-                raise PromptError(f"mask has the shape of the frame, {size}; got {drawn.shape}")
-            id, added = self._masklets.add_mask(track_id, label, drawn.astype(bool))
+            id, added = masklets.add_mask(track_id, label, read_shape(mask, size))
         else:
             xy, labels = read_clicks(size, points, point_labels, box)
-            id, added = self._masklets.add_points(track_id, label, xy, labels)
+            id, added = masklets.add_points(track_id, label, xy, labels)
         for delayed in self._delayed:
             if delayed.frame is self._last:
                 delayed.result.objects[id] = added
                 delayed.result.hidden.discard(id)
             delayed.result.unconfirmed.discard(id)
         return to_instances({id: added}, size, self._classes, {})
+
+    def require_memory(self) -> MaskletTracker:
+        """Return what tracks objects by the video memory.
+
+        Raises:
+            MissingAbilityError: The tracker is "iou".
+        """
+        if self._masklets is None:
+            raise MissingAbilityError(
+                "objects that are pointed at are tracked by memory; this tracker is 'iou' "
+                "(tracker='iou', or weights without a memory)"
+            )
+        return self._masklets
 
     def remove_object(self, track_id: int) -> None:
         """Track an object no more, and remove it from delayed frames.
@@ -435,12 +442,14 @@ class ConceptTracker:
         options = self.settings.segment_options("masks" in self.model.abilities)
         words = {name: p for name, p in self._classes.items() if name not in by_concept}
         parts = []
+        asked: Concepts | None
         if words:
-            parts.append(self.model.segment(image, plain_concepts(words), **options))
+            asked = plain_concepts(words)
+            parts.append(self.model.segment(image, asked, **self._others, **options))
         for concept, sets in by_concept.items():
             boxes = np.concatenate([e.boxes for e in sets])
             labels = np.concatenate([e.labels for e in sets])
-            asked: Concepts | None = concept
+            asked = concept
             if concept is not None and self._classes.get(concept, [concept]) != [concept]:
                 asked = {concept: self._classes[concept]}
             parts.append(

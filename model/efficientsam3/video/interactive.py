@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import PromptError, TrackError
 from ..io.frame_types import Frame
 from ..masks.postprocess import fill_holes
+from ..masks.shapes import read_shape
 from ..outputs import OBJECT
 from ..predictor import ImageModel
 from ..types import Instances, LogitPatch
@@ -214,7 +215,8 @@ class InteractiveTracker:
         Args:
             frame: Index of the frame.
             track_id: Identity of the object, any whole number from 0.
-            mask: (H, W) bool of any size, of the whole frame.
+            mask: (H, W) bool of any size, of the whole frame; or run lengths or a polygon, in
+                pixels of the frame.
 
         Returns:
             As ``add_points``.
@@ -225,11 +227,15 @@ class InteractiveTracker:
         """
         _check_id(track_id)
         features = self._read(frame)
-        array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        array = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
+        if not isinstance(array, np.ndarray) or (array.dtype != bool and array.shape[1:] == (2,)):
+            array = read_shape(array, features.size)
         if array.ndim != 2 or not array.size:
             raise PromptError(f"a mask is (H, W) bool; got shape {array.shape}")
         if array.dtype != bool and not np.isin(array, (0, 1)).all():
             raise PromptError("a mask is bool, or 0 and 1; for logits pass logits > 0")
+        if not array.any():
+            raise PromptError("a mask has no pixel: pass one that covers the object")
         given = torch.from_numpy(np.ascontiguousarray(array.astype(bool)))[None]
         output = self.engine.add_masks(frame, features, [track_id], given)
         return self._add_prompt(frame, _Clicks(), output)

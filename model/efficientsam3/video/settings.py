@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import TrackError, shorten
 from ..masks.nms import check_overlap
+from ..prompts import check_presence
 
 
 def check_ranges(
@@ -146,6 +147,9 @@ class TrackSettings:
     detection_threshold: float = 0.5
     """Score in [0, 1] above which the detector's instances are used (SAM3:
     ``score_threshold_detection``)."""
+    presence: str = "multiply"
+    """"multiply": scores of detections contain the presence of their concept as a factor, as in
+    SAM3. "separate": they do not."""
     nms: float = 0.1
     """Of two detections of a class whose masks overlap by more than this, in [0, 1], the one with
     the lower score is dropped (SAM3: ``det_nms_thresh``)."""
@@ -235,8 +239,8 @@ class TrackSettings:
     new, and the memory is empty. None: tracks go on through cuts, as in SAM3."""
 
     iou: IoUSettings = field(default_factory=IoUSettings)
-    """Settings of the tracker "iou". From here it uses ``detection_threshold``, ``nms``,
-    ``class_agnostic``, ``overlap_metric`` and ``cuts``, and no other field."""
+    """Settings of the tracker "iou". From here it uses ``detection_threshold``,
+    ``presence``, ``nms``, ``class_agnostic``, ``overlap_metric`` and ``cuts``, and no other."""
 
     def __post_init__(self) -> None:
         shares = ["detection_threshold", "nms", "new_track_threshold", "border_margin"]
@@ -258,6 +262,7 @@ class TrackSettings:
         if self.cuts is not None and not isinstance(self.cuts, CutSettings):
             raise TrackError(f"cuts is CutSettings(...) or None; got {shorten(self.cuts)}")
         check_overlap(self.class_agnostic, self.overlap_metric)
+        check_presence(self.presence)
         if self.hotstart_delay:
             for name in ("hotstart_unmatched", "hotstart_duplicates"):
                 value = getattr(self, name)
@@ -274,4 +279,6 @@ class TrackSettings:
             has_masks: Whether the model has masks, which suppression compares.
         """
         options = {"threshold": self.detection_threshold, "nms": self.nms if has_masks else None}
-        return options | ({} if self.overlap_metric == "iou" else {"overlap_metric": "iom"})
+        chosen = {"overlap_metric": self.overlap_metric, "presence": self.presence}
+        usual = {"overlap_metric": "iou", "presence": "multiply"}
+        return options | {name: value for name, value in chosen.items() if value != usual[name]}

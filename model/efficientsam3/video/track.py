@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..concepts import Concepts
 from ..errors import PromptError, TrackError, join_names, shorten
 from ..io.frames import RECONNECT, FrameReader, read_frames
+from ..outputs import read_encoded
 from .concept_tracker import ConceptTracker
 from .memory_tracker import MemoryTracker
+from .objects import ObjectAdder, ObjectPrompt, check_objects
 from .settings import TrackSettings
 from .types import TrackedFrame
 
 if TYPE_CHECKING:
+    from ..outputs import EncodedExemplars
     from ..predictor import ImageModel
 
 
@@ -25,6 +28,8 @@ def track(
     *,
     boxes: Any = None,
     box_labels: Any = None,
+    exemplars: EncodedExemplars | Sequence[EncodedExemplars] | None = None,
+    objects: Sequence[ObjectPrompt] | None = None,
     tracker: str = "auto",
     settings: TrackSettings | None = None,
     detect_every: int = 1,
@@ -49,6 +54,11 @@ def track(
         boxes: (K, 4) xyxy pixels: exemplars drawn on the first frame, of the one concept, or,
             without a concept, of what is looked for.
         box_labels: (K,) 1 for a positive box, 0 for a negative one; all 1 if omitted.
+        exemplars: Exemplars of other images, from ``ImageModel.exemplar``, of the one concept, or,
+            without a concept, of what is looked for on each frame.
+        objects: Objects that are shown on given frames, by masks, polygons, boxes or points, and
+            tracked from there on, with or without concepts. ``InteractiveTracker`` tracks such
+            objects backward too.
         tracker: "memory" tracks objects by the model's video memory, "iou" by the overlap of
             detections; "auto" is "memory" where the model has one.
         settings: Thresholds and numbers of frames; the defaults are SAM3's.
@@ -80,24 +90,38 @@ def track(
         raise TrackError(f"tracker is 'auto', 'memory' or 'iou'; got {shorten(tracker)}")
     if threshold is not None:
         chosen = replace(chosen, detection_threshold=threshold)
-    if concepts is None and boxes is None:
-        raise PromptError("nothing to track: pass concepts=['person'], or boxes of exemplars")
+    if concepts is None and boxes is None and exemplars is None and not objects:
+        raise PromptError(
+            "nothing to track: pass concepts=['person'], boxes of exemplars, exemplars of another "
+            "image, or objects"
+        )
     concept_tracker = ConceptTracker(
         model,
         concepts,
+        exemplars=exemplars,
         tracker=tracker,
         settings=chosen,
         detect_every=detect_every,
         keep_images=keep_images,
     )
+    names = concept_tracker.concepts
+    if exemplars is not None:
+        read_encoded(exemplars, model)
+        if len(names) > 1:
+            raise PromptError(
+                f"exemplars show one concept; got {len(names)}: {join_names(names)}. Track once "
+                "for each"
+            )
     if boxes is not None:
-        names = concept_tracker.concepts
         if len(names) > 1:
             raise PromptError(
                 f"boxes show one concept; got {len(names)}: {join_names(names)}. Make a "
                 "ConceptTracker and call add_exemplars for each"
             )
         concept_tracker.add_exemplars(boxes, box_labels, concept=names[0] if names else None)
+    if objects is not None:
+        check_objects(objects, start, stop, stride)
+    adder = None if objects is None else ObjectAdder(concept_tracker, objects)
     frames = read_frames(
         source,
         start=start,
@@ -107,11 +131,22 @@ def track(
         value_range=value_range,
         reconnect=reconnect,
     )
-    return _track(concept_tracker, frames)
+    if objects is not None:
+        info = frames.info
+        check_objects(objects, 0, info.frames if info.frames else None, 1, info.size)
+    return _track(concept_tracker, frames, adder)
 
 
-def _track(concept_tracker: ConceptTracker, frames: FrameReader) -> Iterator[TrackedFrame]:
+def _track(
+    concept_tracker: ConceptTracker, frames: FrameReader, adder: ObjectAdder | None
+) -> Iterator[TrackedFrame]:
+    last = None
     with frames:
         for frame in frames:
-            yield from concept_tracker.step(frame)
+            done, last = concept_tracker.step(frame), frame.index
+            if adder is not None:
+                adder.add(last, done)
+            yield from done
     yield from concept_tracker.flush()
+    if adder is not None:
+        adder.warn_of_missed(last)

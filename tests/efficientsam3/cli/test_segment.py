@@ -219,6 +219,12 @@ def test_a_box_outside_one_image_costs_that_image(
         (["{image}", "--box", "1,2,3"], "error: '1,2,3' is not x0,y0,x1,y1"),
         (["{image}", "--box", "9,9,3,3"], "error: box [9.0, 9.0, 3.0, 3.0] is empty or inverted"),
         (["{image}", "--point", "1,nan"], "error: '1,nan' is not x,y"),
+        (["{image}", "--example", "1,2,3,4"], "error: '1,2,3,4' is not IMAGE:SHAPE"),
+        (["{image}", "--example", "no.jpg:1,2,3,4"], "error: there is no image at no.jpg"),
+        (["{image}", "--example", "{image}:1,2,3"], "ends with 3 numbers: a box has four"),
+        (["{image}", "--example", "{image}:no.png"], "there is no file at no.png"),
+        (["{image}", "--example", "{image}:{image}"], "in colors"),
+        (["{image}", "--example", "{image}:90,5,99,30"], "lies outside the image of 60 x 40"),
         (
             ["{image}", "-c", "cat", "-m", "tinyvit-11"],
             "error: unknown model 'tinyvit-11'; did you",
@@ -236,6 +242,50 @@ def test_mistakes_are_said_in_a_sentence(
     given = [a.format(image=photos / "plain.jpg", model=model) for a in arguments]
     assert said in run_refused("segment", *given, "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@numpy_warns
+def test_examples_of_another_image(model: Path, photos: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    pixels = np.zeros((40, 60), np.uint8)
+    pixels[5:30, 5:30] = 255
+    Image.fromarray(pixels).save(mask)
+    shown = photos / "plain.jpg"
+    searched = [photos / "sub" / "grey.png", photos / "turned.jpg"]
+    core = es3.load(model, device="cpu", dtype="float32")
+    wanted = core.segment(searched[0], exemplars=core.exemplar(shown, boxes=[[5, 5, 30, 30]]))
+    options = ["--threshold", 0.5, "-m", model, "--dtype", "float32"]
+    for number, shape in enumerate(["5,5,30,30", "5,5,30,5,30,30,5,30", mask]):
+        out = tmp_path / str(number)
+        run("segment", *searched, "--example", f"{shown}:{shape}", "-o", out, *options)
+        content = read(out)
+        assert [c["name"] for c in content["categories"]] == ["visual"]
+        image = next(i for i in content["images"] if "grey" in i["file_name"])
+        scores = [a["score"] for a in content["annotations"] if a["image_id"] == image["id"]]
+        np.testing.assert_allclose(sorted(scores), sorted(wanted.scores), atol=1e-5)
+
+
+def test_a_changed_example_starts_again(model: Path, photos: Path, tmp_path: Path) -> None:
+    shown = tmp_path / "shown.jpg"
+    shown.write_bytes((photos / "plain.jpg").read_bytes())
+    arguments = ["segment", photos / "plain.jpg", "--example", f"{shown}:5,5,30,30"]
+    arguments += ["-c", "bus", "--not-example", f"{shown}:9,9,20,20", "-m", model]
+    arguments += ["-o", tmp_path / "out"]
+    run(*arguments)
+    assert "1 image of 1 done before" in run(*arguments).stderr
+    Image.new("RGB", (60, 40), "red").save(shown)
+    assert "done before" not in run(*arguments).stderr
+
+
+def test_presence_apart_from_scores(model: Path, photos: Path, tmp_path: Path) -> None:
+    found = {}
+    for presence in ("multiply", "separate"):
+        out = tmp_path / presence
+        segment(model, photos / "plain.jpg", out, "--threshold", 0, "--presence", presence)
+        found[presence] = read(out)["annotations"]
+    for product, alone in zip(found["multiply"], found["separate"], strict=True):
+        assert product["presence"] == alone["presence"] < 1
+        assert product["score"] == pytest.approx(alone["score"] * alone["presence"], abs=2e-5)
 
 
 def test_a_missing_ability_ends_the_run(photos: Path, tmp_path: Path) -> None:

@@ -251,3 +251,61 @@ def test_wrong_options(film: Path, tmp_path: Path, load: Load) -> None:
         (line,) = result.stderr.splitlines()
         assert words in line
     assert not list(tmp_path.iterdir())
+
+
+def objects_of(path: Path) -> list[dict[int, Any]]:
+    """Objects of each frame of a run file, by identity."""
+    return [{o["id"]: o for o in frame["objects"]} for frame in lines(path)]
+
+
+@numpy_warns
+@pytest.mark.slow
+def test_objects_of_options_and_files(model: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(4):
+        Image.fromarray(squares(number)).save(frames / f"{number}.png")
+    height, width = SIZE
+    numbers = np.zeros(SIZE, np.uint8)
+    numbers[4:20, 4:20], numbers[4:20, 40:60] = 1, 2
+    Image.fromarray(numbers).save(tmp_path / "map.png")
+    out = tmp_path / "a.jsonl"
+    asked = ("--json", out, "--model", model)
+    run(frames, "--object", f"1:{tmp_path / 'map.png'}", *asked)
+    assert [sorted(objects) for objects in objects_of(out)[:2]] == [[], [0, 1]]
+    polygon = [[4, 4, 20, 4, 20, 20, 4, 20]]
+    annotation = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [4, 4, 16, 16]}
+    content = {
+        "images": [{"id": 1, "file_name": "2.png", "height": height, "width": width}],
+        "annotations": [{**annotation, "segmentation": polygon}],
+        "categories": [{"id": 5, "name": "pig"}],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    run(frames, "--object", file, *asked)  # other objects: it starts again
+    found = objects_of(out)
+    assert [sorted(objects) for objects in found[:3]] == [[], [], [0]]
+    assert found[2][0]["concept"] == "pig"
+    example = f"{frames / '0.png'}:4,4,20,20"
+    run(frames, "--example", example, "--threshold", 0.4, "--presence", "separate", *asked)
+    assert {o["concept"] for objects in objects_of(out) for o in objects.values()} <= {"visual"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--object", "1,2,3,4"], "'1,2,3,4' is not FRAME:SHAPE"),
+        (["--object", "0:1,2,3"], "ends with 3 numbers"),
+        (["--object", "0:no.png"], "there is no file at no.png"),
+        (["--object", "0:no.json"], "there is no file at no.json"),
+        (["--object", "99:4,4,20,20"], "shown on frame 99, which is not read"),
+        (["--object", "0:900,4,920,20"], "frame 0 is wrong: box [900.0, 4.0, 920.0, 20.0] lies"),
+        (["--object", "0:4,4,20,20,4,4"], "frame 0 is wrong: a polygon"),
+        (["--example", "no.jpg:1,2,3,4"], "there is no image at no.jpg"),
+        ([], "nothing to track: name it with --concept"),
+    ],
+)
+def test_wrong_objects(film: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = run(film, *arguments, "--json", tmp_path / "a.jsonl", code=2)
+    assert said in result.stderr
+    assert not (tmp_path / "a.jsonl").exists()

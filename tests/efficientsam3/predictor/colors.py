@@ -6,6 +6,7 @@ and its answers are known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from efficientsam3.io.samples import read_rgb_array
-from efficientsam3.model_steps import Answers, ObjectAnswers
+from efficientsam3.model_steps import Answers, ObjectAnswers, Shown
 from efficientsam3.segmenter import Segmenter
 
 Array = npt.NDArray[Any]
@@ -53,7 +54,10 @@ class ColorModel(Segmenter):
         labels, count = ndimage.label(near)
         return [labels == i + 1 for i in range(count)]
 
-    def _answer(self, features: Array, phrases: list[str], exemplars: Any) -> Answers:
+    def _read_exemplars(self, features: Array, exemplars: Any) -> Shown:
+        raise NotImplementedError
+
+    def _answer(self, features: Array, phrases: list[str], shown: Sequence[Shown]) -> Answers:
         found = [self._regions(features, phrase) for phrase in phrases]
         most = max(1, *map(len, found))
         scores, boxes = np.zeros((len(found), most), np.float32), np.zeros((len(found), most, 4))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
+from efficientsam3.io import rle
 from efficientsam3.segmenter import VISUAL
 
 from .conftest import BOXES, same
@@ -116,3 +117,39 @@ def test_exemplars_alone_define_the_concept(tiny: es3.ImageModel, photo: Pixels)
 def test_a_box_that_reaches_over_the_edge_is_a_box(tiny: es3.ImageModel, photo: Pixels) -> None:
     assert len(tiny.segment(photo, "bus", boxes=[[-3, -5, 70, 50]], threshold=0.0)) == 12
     assert len(tiny.segment_objects(photo, boxes=[[-3, -5, 70, 50]])) == 1
+
+
+def test_a_mask_is_read_as_its_box(tiny: es3.ImageModel, photo: Pixels) -> None:
+    encoded = tiny.encode(photo)
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[5:30, 5] = mask[9, 5:30] = True
+    expected = tiny.segment(encoded, "bus", boxes=BOXES[:1], threshold=0.45)
+    corners = [[5, 5], [30, 5], [30, 30], [5, 30]]
+    for masks in (mask, [mask], mask[None], [corners], [rle.encode(mask)[0]]):
+        same(tiny.segment(encoded, "bus", masks=masks, threshold=0.45), expected)
+    both = tiny.segment(encoded, "bus", boxes=BOXES, box_labels=[1, 0], threshold=0.45)
+    mixed: dict[str, Any] = {"boxes": BOXES[1:], "box_labels": [0], "masks": mask}
+    same(tiny.segment(encoded, "bus", **mixed, threshold=0.45), both, 1e-5)
+    alone = tiny.segment(encoded, masks=mask, threshold=0.45)
+    same(alone, tiny.segment(encoded, boxes=BOXES[:1], threshold=0.45))
+    signed = tiny.segment(encoded, "bus", masks=[mask], mask_labels=[0], threshold=0.45)
+    same(signed, tiny.segment(encoded, "bus", boxes=BOXES[:1], box_labels=[0], threshold=0.45))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"masks": np.ones((9, 9), bool)}, "9 x 9 pixels .* its image 64 x 48: resize"),
+        ({"masks": np.zeros((48, 64), bool)}, "no pixel"),
+        ({"masks": [[[1, 1], [9, 9]]]}, "at least three corners; got 2"),
+        ({"masks": [[1, 1], [9, 1], [9, 9]]}, "Several objects are a list of polygons"),
+        ({"masks": []}, "no exemplar"),
+        ({"masks": np.ones((48, 64), bool), "mask_labels": [1, 0]}, "mask_labels have shape"),
+        ({"boxes": BOXES, "mask_labels": [1]}, "mask_labels are given without masks"),
+    ],
+)
+def test_wrong_masks(
+    tiny: es3.ImageModel, photo: Pixels, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(es3.PromptError, match=message):
+        tiny.segment(photo, **options)

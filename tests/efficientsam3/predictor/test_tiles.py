@@ -151,7 +151,7 @@ def test_wrong_settings_are_refused(tiny: es3.ImageModel, tile: Any, message: st
 def test_tiles_need_pixels_and_concepts(tiny: es3.ImageModel, photo: Array) -> None:
     with pytest.raises(es3.PromptError, match="encoded image"):
         tiny.segment(tiny.encode(photo), "dog", tile=64)
-    with pytest.raises(es3.PromptError, match="concepts alone"):
+    with pytest.raises(es3.PromptError, match="tile goes with concepts and with"):
         tiny.segment(photo, "dog", boxes=[[2, 2, 20, 20]], tile=64)
 
 

@@ -412,3 +412,15 @@ def test_a_model_of_the_table_is_loaded_with_its_arguments(monkeypatch: Any) -> 
     with pytest.raises(es3.WeightsNotFoundError):
         load_model("efficientsam3-tinyvit-11m", classes="person", **options)
     assert received == {"name": "efficientsam3-tinyvit-11m", **options}
+
+
+def test_confidence_without_presence(dataset: Any, load: Load) -> None:
+    found = {}
+    for presence in ("multiply", "separate"):
+        apply(dataset, load(classes=["person"], presence=presence), existing="overwrite")
+        found[presence] = dataset.first().esam3.detections
+    for product, alone in zip(found["multiply"], found["separate"], strict=True):
+        assert product.presence == pytest.approx(alone.presence)
+        assert product.confidence == pytest.approx(alone.confidence * alone.presence)
+    with pytest.raises(es3.ArgumentError, match="'multiply' or 'separate'"):
+        load(classes=["person"], presence="both")
