@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .annotate import annotate
 from .common import CommandGroup
 from .distill import distill
 from .doctor import doctor
@@ -58,7 +59,19 @@ def version() -> None:
 
 
 for command in (
-    *(segment, track, models, convert, export, doctor, benchmark, evaluate, distill, version),
+    *(
+        segment,
+        track,
+        annotate,
+        models,
+        convert,
+        export,
+        doctor,
+        benchmark,
+        evaluate,
+        distill,
+        version,
+    ),
 ):
     app.command()(command)
 
