@@ -59,7 +59,7 @@ class RunFolder:
         self.partitions, self._coco = partitions, coco
         self._file = join(self.target, RUN_FILE)
         self.head = {"format": FORMAT, "asked": self.asked, "partitions": partitions}
-        earlier = self._read()
+        earlier = _read_head(self._file)
         if restart:
             self._clear()
         elif earlier is not None:
@@ -78,25 +78,6 @@ class RunFolder:
 
     def _folder(self, name: str) -> str:
         return join(self.target, name)
-
-    def _read(self) -> dict[str, Any] | None:
-        """The content of the run file; None where there is none."""
-        try:
-            head = json.loads(read_bytes(self._file))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            head = None
-        if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
-            raise RunFileError(
-                f"{self._file} is not a file that `efficientsam3 annotate` wrote, and is left as "
-                "it is: name another folder, or delete it"
-            )
-        if head.get("format") != FORMAT:
-            raise RunFileError(
-                f"{self._file} was written by another version of efficientsam3: name another folder"
-            )
-        return head
 
     def _clear(self) -> None:
         """Delete all shards; a stop of the program before the end leaves an earlier run."""
@@ -178,6 +159,41 @@ class RunFolder:
                     delete_file(join(self._folder(folder), name))
 
 
+def _read_head(file: str) -> dict[str, Any] | None:
+    """The content of a run file; None where there is none."""
+    try:
+        head = json.loads(read_bytes(file))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        head = None
+    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
+        raise RunFileError(
+            f"{file} is not a file that `efficientsam3 annotate` wrote, and is left as it is: name "
+            "another folder, or delete it"
+        )
+    if head.get("format") != FORMAT:
+        raise RunFileError(
+            f"{file} was written by another version of efficientsam3: name another folder"
+        )
+    return head
+
+
+def read_asked(target: str) -> dict[str, Any]:
+    """What was asked in a folder of results, as plain values.
+
+    Args:
+        target: Path or URI of the folder.
+
+    Raises:
+        RunFileError: It is no folder of results.
+    """
+    head = _read_head(join(absolute(target), RUN_FILE))
+    if head is None:
+        raise RunFileError(f"there are no annotations in {target}: name the folder of a run")
+    return dict(head["asked"])
+
+
 def _number(name: str, run: str = "[0-9a-f]{8}", suffix: str = "(?:parquet|json)") -> int | None:
     match = re.fullmatch(rf"part-(\d+)-{run}\.{suffix}", name)
     return None if match is None else int(match[1])
@@ -192,8 +208,9 @@ def shard_places(target: str) -> list[str]:
     Raises:
         RunFileError: There are none.
     """
+    run = digest(read_asked(target))
     folder = join(absolute(target), "annotations")
-    names = sorted(n for n in list_names(folder) if _number(n, suffix="parquet") is not None)
+    names = sorted(n for n in list_names(folder) if _number(n, run, "parquet") is not None)
     if not names:
         raise RunFileError(f"there are no annotations in {target}: name the folder of a run")
     return [join(folder, name) for name in names]
