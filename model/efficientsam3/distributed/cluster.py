@@ -31,10 +31,10 @@ ATTEMPTS = 3
 """Times that a partition is tried when its worker dies."""
 PATIENCE = 60.0
 """Seconds without any worker until the user is told."""
-QUIET = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports its use to its makers unless it is told not to
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without GPUs, variables stay as they are
+    "RAY_worker_niceness": "0",  # as other commands; Ray's own is 15
 }
 
 
@@ -59,7 +59,7 @@ def import_ray() -> Any:
     Raises:
         MissingPackageError: It is not installed.
     """
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
