@@ -2,6 +2,7 @@
 
 python benchmarks/many_machines.py --images 10000 --workers 2
 python benchmarks/many_machines.py --images 200 --workers 2 --model efficientsam3-stickers
+python benchmarks/many_machines.py --parts
 
 Each image is annotated by the same code in both; the difference is what Ray costs. Memory is that
 of the command and of all processes of the cluster, in each quarter of the run: it must not grow.
@@ -20,15 +21,20 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as arrow
 from PIL import Image
+from pyarrow import parquet
 from report import say
 from tiny_inputs import make_inputs
 
 from efficientsam3.distributed import annotate, read_shard
 from efficientsam3.distributed.folder import RunFolder, shard_places
+from efficientsam3.distributed.rows import Row
 from efficientsam3.distributed.settings import Work
+from efficientsam3.distributed.shards import encode_shard
 from efficientsam3.distributed.sources import make_plan
 from efficientsam3.distributed.worker import Worker
+from efficientsam3.io.pages import read_first_page
 
 ASK: dict[str, Any] = {"concepts": ["person", "bus"], "threshold": 0.5}
 
@@ -100,6 +106,37 @@ def plain(work: Work, photos: Path, out: Path, rows: int, count: int, workers: i
     return count / max(float(path.read_text()) for path in out.glob("seconds-*"))
 
 
+def measure_parts() -> None:
+    """Processor time of what is not the model, for an image and for the command."""
+    scenes = sorted((Path(__file__).parents[1] / "demo" / "scenes" / "images").glob("*.jpg"))
+    started = time.process_time()
+    for _ in range(5):
+        for scene in scenes:
+            read_first_page(scene)
+    decode = (time.process_time() - started) / len(scenes) / 5
+    worker = Worker(Work("efficientsam3-stickers", {"device": "cpu"}, {"concepts": ["animal"]}))
+    rows = [Row(str(scene), str(scene), image=read_first_page(scene)) for scene in scenes]
+    records = worker.annotate_rows(rows) * 20
+    started = time.process_time()
+    _, counts = encode_shard(records, "benchmark")
+    encode = (time.process_time() - started) / len(records)
+    shard = encode_shard(records[: len(scenes)], "benchmark")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        count = 1_000_000
+        names = [f"s3://bucket/photos/{n // 1000:06d}/{n:09d}.jpg" for n in range(count)]
+        parquet.write_table(arrow.table({"image": names}), f"{folder}/list.parquet")
+        del names
+        before, started = psutil.Process().memory_info().rss, time.process_time()
+        plan = make_plan([f"{folder}/list.parquet"], out="nowhere")
+        seconds = time.process_time() - started
+        held = (psutil.Process().memory_info().rss - before) / 2**20
+    say(f"decoding {1000 * decode:.1f} ms an image, encoding {1000 * encode:.1f} ms")
+    say(
+        f"{len(shard) / len(scenes):,.0f} bytes and {counts.instances / len(records):.0f} instances"
+    )
+    say(f"{count:,} names in Parquet: {seconds:.1f} s, {held:.0f} MiB, {len(plan):,} partitions")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=10_000)
@@ -107,7 +144,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256, help="images of a partition")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--model", help="a tiny untrained one by default")
+    parser.add_argument("--parts", action="store_true", help="what is not the model")
     options = parser.parse_args()
+    if options.parts:
+        measure_parts()
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "inputs").mkdir()

@@ -145,7 +145,7 @@ class RunFolder:
         """
         names = list_names(self._folder("coco"))
         written = {_number(name, self.run, "json") for name in names}
-        for number in sorted(self.done() - written):  # type: ignore[operator]
+        for number in sorted(self.done() - written):
             places = self.places(number)
             records = read_shard(places.shard)
             write_file(places.coco or "", to_coco(records, number, self.asked))

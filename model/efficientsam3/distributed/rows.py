@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,7 +92,7 @@ def _of_files(partition: Partition) -> Iterator[Job]:
             row.error = "the row has no image: its value is missing"
             yield row, None
         else:
-            yield row, lambda place=place: read_place(place)
+            yield row, partial(read_place, place)
 
 
 def read_place(place: str) -> Array:
@@ -160,7 +161,8 @@ def read_content(content: bytes, name: str) -> Array:
 def _of_parquet(partition: Partition) -> Iterator[Job]:
     """The rows of a partition. Row groups that it does not touch are not read."""
     columns, at = partition.columns, 0
-    groups, first = [], 0
+    groups: list[int] = []
+    first = 0
     with open_parquet(partition.file) as file:
         for number in range(file.num_row_groups):
             end = at + file.metadata.row_group(number).num_rows
@@ -197,7 +199,7 @@ def _of_batch(partition: Partition, batch: Any, start: int) -> Iterator[Job]:
             row.error = "the row has no image: its value is missing"
             yield row, None
         else:
-            yield row, lambda content=content, name=name or row.key: read_content(content, name)
+            yield row, partial(read_content, content, name or row.key)
 
 
 # WebDataset ----------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def _of_sample(partition: Partition, key: str, parts: dict[str, bytes]) -> Job:
         row.error = f"a sample has one image, and this one has {len(images)}: its files are {has}"
         return row, None
     name = f"{row.key}.{images[0]}"
-    return row, lambda: read_content(parts[images[0]], name)
+    return row, partial(read_content, parts[images[0]], name)
 
 
 def _concepts_of(name: str | None, parts: dict[str, bytes]) -> Any:

@@ -241,7 +241,8 @@ def to_coco(records: Sequence[Record], number: int, asked: Mapping[str, Any]) ->
         asked: What was asked, with the concepts in the order of their categories.
     """
     categories = {name: i for i, name in enumerate(asked["concepts"], 1)}
-    images, annotations = [], []
+    images: list[Record] = []
+    annotations: list[Record] = []
     for row, record in enumerate(records, 1):
         if record["error"] is not None:
             continue

@@ -306,7 +306,7 @@ def _system_of(place: str) -> tuple[Any, str]:
         if scheme in ("s3", "gs", "gcs", "abfs", "abfss"):
             system = _client(scheme, authority, query)
             return system, authority + slash + inner
-        return tuple(fs.FileSystem.from_uri(place))  # type: ignore[return-value]
+        return tuple(fs.FileSystem.from_uri(place))
     except Exception as error:
         import pyarrow
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..runtime.model import ExportedModel
 
 READING_THREADS = 4
-"""Images that a worker reads at the same time. Decoding takes a tenth of the time of a model."""
+"""Images that a worker of few cores reads at the same time; stores answer several at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Worker:
             TargetError: A file cannot be written.
         """
         step = self.images_together
-        rows = read_rows(partition, 2 * step, READING_THREADS)
+        rows = read_rows(partition, 2 * step, max(READING_THREADS, self._work.cpus))
         records = [record for some in _batches(rows, step) for record in self.annotate_rows(some)]
         content, counts = encode_shard(records, places.run)
         try:
