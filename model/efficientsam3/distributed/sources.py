@@ -81,6 +81,13 @@ class Partition:
 class Plan:
     """All partitions of a source.
 
+    Args:
+        kind: As in ``Partition``.
+        files: The files of the source.
+        columns: Where they have what is read.
+        parts: Of each partition: Arrow columns of keys, places and concepts; the file and its first
+            and last row; or the file.
+
     Attributes:
         kind: As in ``Partition``.
         identity: Plain values that differ once a file of the source changes.

@@ -225,3 +225,29 @@ def test_results_that_cannot_be_written_end_the_run(
     photos = write_pictures(tmp_path / "photos", 1)
     with pytest.raises(TargetError, match=r"No space left .*Make room and run the same command"):
         do(worker, photos, tmp_path / "out")
+
+
+def test_a_step_of_a_pipeline_has_the_same_answers(
+    worker: Worker, model_folder: Path, tmp_path: Path
+) -> None:
+    from efficientsam3.distributed import Annotator
+
+    photos = write_pictures(tmp_path / "photos", 4)
+    expected = do(worker, photos, tmp_path / "out")
+    load = {"dtype": "float32", "device": "cpu"}
+    options = {k: v for k, v in ASK.items() if k != "concepts"}
+    step = Annotator(str(model_folder), CONCEPTS, keep=["id"], load=load, **options)
+    paths = [str(photos / f"{n:04d}.png") for n in range(4)]
+    kinds: dict[str, Any] = {
+        "arrays": np.stack([np.asarray(picture(n)) for n in range(4)]),
+        "bytes": np.array([encoded(n) for n in range(4)], object),
+        "paths": np.array(paths, object),
+    }
+    for name, images in kinds.items():
+        rows = step({"image": images, "id": np.arange(4)}).to_pylist()
+        assert [row["id"] for row in rows] == [0, 1, 2, 3]
+        assert [_marks(row) for row in rows] == [_marks(row) for row in expected], name
+    bad = np.array([None, str(tmp_path / "lost.png")], object)
+    rows = step({"image": bad, "id": np.arange(2)}).to_pylist()
+    assert "its value is missing" in rows[0]["error"]
+    assert "there is no image at" in rows[1]["error"]
