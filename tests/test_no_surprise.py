@@ -98,6 +98,23 @@ for process in [here, *here.children(recursive=True)]:
 """
 
 
+RAY = """
+import psutil
+from efficientsam3.distributed.cluster import connected
+with connected(None, 1) as ray:
+    here, listening = psutil.Process(), 0
+    for process in [here, *here.children(recursive=True)]:
+        for connection in process.net_connections():
+            if connection.status == "LISTEN":
+                listening += 1
+                assert connection.laddr.ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1"), connection
+    assert listening
+    servers = [p for p in here.children(recursive=True) if p.name() in ("raylet", "gcs_server")]
+    assert len(servers) == 2
+    assert all(p.environ()["RAY_USAGE_STATS_ENABLED"] == "0" for p in servers)
+"""
+
+
 def run(code: str, tmp_path: Path, *arguments: Any, **env: str) -> dict[str, Any]:
     """What a process did, without a network where that is permitted."""
     report = tmp_path / "report.json"
@@ -180,5 +197,15 @@ def test_operators_speak_to_their_own_database_alone(photo: Path, tmp_path: Path
         FIFTYONE_DO_NOT_TRACK="true",
     )
     here = ("'127.0.0.1'", "'localhost'", "'::1'", "(None,", "('',")
+    strangers = [seen for seen in done["seen"] if not any(name in seen[1] for name in here)]
+    assert strangers == []
+
+
+@pytest.mark.slow  # starts a cluster
+@pytest.mark.xdist_group("ray")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_a_cluster_on_this_machine_speaks_to_itself_alone(tmp_path: Path) -> None:
+    done = run(RAY, tmp_path, TMPDIR="/tmp")
+    here = ("'127.0.0.1'", "'localhost'", "'::1'", "(None,", "('',", "('0.0.0.0', 0)")
     strangers = [seen for seen in done["seen"] if not any(name in seen[1] for name in here)]
     assert strangers == []

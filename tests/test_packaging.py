@@ -162,7 +162,18 @@ def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> Non
     assert set(metadata.get_all("License-File", [])) == {"LICENSE", "NOTICE"}
     assert set(metadata.get_all("Provides-Extra", [])) == {
         *("fiftyone", "supervision", "ultralytics", "video", "pictures", "train", "scenes"),
-        *("teachers", "onnx", "openvino", "int8", "export", "trackers", "dev", "docs", "all"),
+        *(
+            "teachers",
+            "onnx",
+            "openvino",
+            "int8",
+            "export",
+            "ray",
+            "trackers",
+            "dev",
+            "docs",
+            "all",
+        ),
     }
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert "efficientsam3 = efficientsam3.cli.app:app" in scripts
@@ -201,7 +212,7 @@ EXTRAS = {
 # Packages that single files of the core import when they are used, by extra.
 OPTIONAL = {"av": "video", "tifffile": "pictures", "pyarrow": "train"}
 OPTIONAL |= {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
-OPTIONAL |= {"nncf": "int8"}
+OPTIONAL |= {"nncf": "int8", "ray": "ray"}
 
 
 @pytest.mark.parametrize(

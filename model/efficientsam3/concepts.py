@@ -140,6 +140,46 @@ def plain_concepts(classes: Mapping[str, Sequence[str]]) -> list[str] | dict[str
     return {name: list(phrases) for name, phrases in classes.items()}
 
 
+def add_written(classes: dict[str, list[str]], value: str) -> None:
+    """Add a concept as people write it in one text: a phrase, or "class=phrase,phrase".
+
+    Args:
+        classes: The phrases of each class so far.
+        value: The text.
+
+    Raises:
+        PromptError: A class has no name or no phrase.
+    """
+    name, is_class, listed = value.partition("=")
+    if not is_class:
+        classes.setdefault(value, [value])
+        return
+    phrases = [phrase.strip() for phrase in listed.split(",") if phrase.strip()]
+    if not name.strip() or not phrases:
+        raise PromptError(
+            f"{value!r} is not class=phrase,phrase: name the class before the sign and at least "
+            "one phrase after it, as in vehicle=car,truck"
+        )
+    known = classes.setdefault(name.strip(), [])
+    known += [phrase for phrase in phrases if phrase not in known]
+
+
+def read_written(classes: dict[str, list[str]]) -> list[str] | dict[str, list[str]]:
+    """Normalize what ``add_written`` collected.
+
+    Args:
+        classes: The phrases of each class.
+
+    Returns:
+        Phrases, or phrases by class where there are classes.
+
+    Raises:
+        PromptError: A phrase is wrong.
+    """
+    has_classes = any(phrases != [name] for name, phrases in classes.items())
+    return plain_concepts(read_classes(classes if has_classes else list(classes)) or {})
+
+
 def _read_list(phrases: Any, place: str) -> list[str]:
     if isinstance(phrases, str):
         phrases = [phrases]

@@ -30,8 +30,7 @@ from .io.image_files import ImageFile as ImageFile
 from .io.image_files import absolute
 from .io.image_files import find_images as find_images
 from .io.jsonl import DAMAGED_LINE, Record, RunFile
-from .io.pages import SCALED_PAGES, count_several, spread
-from .io.picture_files import read_samples
+from .io.pages import count_several, note_pages
 from .io.pixel_values import SourceRange
 from .io.samples import read_rgb_array
 from .masks.extent import extent
@@ -256,7 +255,7 @@ class SegmentRun:
                     path = task.image.path
                     pages, values = count_several(path), SourceRange()
                     if pages > 1:
-                        _note_pages(path, pages, values)
+                        note_pages(path, pages, values)
                 by_windows = self._reads_windows() and pages == 1
                 pixels = None
                 if not by_windows:
@@ -292,7 +291,7 @@ class SegmentRun:
         self, task: Task, stamp: Identity, pages: int, image: Array | None, found: Instances
     ) -> None:
         """Write the files of one image, (H, W, 3) uint8 RGB; its record last."""
-        annotations, numbers = _annotate(found, "masks" in self.wanted)
+        annotations, numbers = to_annotations(found, "masks" in self.wanted)
         written: dict[str, str | None] = {}
         if "masks" in self.wanted:
             written["masks"] = None
@@ -411,18 +410,6 @@ def _relative(path: str, folder: str) -> str:
         return Path(path).as_posix()
 
 
-def _note_pages(path: Path, pages: int, values: SourceRange) -> None:
-    """Let pages that are spread over a file decide its range of values, where it needs one."""
-    for page in spread(pages, SCALED_PAGES):
-        try:
-            samples = read_samples(path, page)
-        except ImageError:  # reported in its turn
-            continue
-        if not samples.is_deep:
-            return
-        values.note(samples)
-
-
 def _free_name(image: ImageFile, taken: set[str]) -> str:
     """The image's name without its ending; with it, or with a number, where that is taken."""
     relative = Path(os.path.relpath(image.path, image.folder))
@@ -433,8 +420,12 @@ def _free_name(image: ImageFile, taken: set[str]) -> str:
     return next(name for name in candidates if name.lower() not in taken)
 
 
-def _annotate(found: Instances, numbered: bool) -> tuple[list[Record], Array | None]:
+def to_annotations(found: Instances, numbered: bool = False) -> tuple[list[Record], Array | None]:
     """COCO annotations of the instances, and the number of the instance at each pixel.
+
+    Args:
+        found: Instances of one image.
+        numbered: Whether the numbers are asked for.
 
     Returns:
         Annotations with "concept" in place of ids; an instance whose mask has no pixel has none.

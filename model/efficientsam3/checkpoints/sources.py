@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..build import ModelConfig
 from ..errors import CheckpointError
-from ..nn.detector import Detector
+from ..variants import Packaged, find_variant
+
+if TYPE_CHECKING:
+    from ..build import ModelConfig
+    from ..nn.detector import Detector
+
+
+def weight_sources(
+    model: str,
+    checkpoint: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """The weight files that ``load`` reads, or where the hub has them.
+
+    Args:
+        model: A name of the table, or a saved folder.
+        checkpoint: A local weight file instead of the hub's.
+        base: A second weight file.
+
+    Returns:
+        The local files, and the address in the hub as plain values; {} where no file is the hub's.
+
+    Raises:
+        UnknownModelError: There is no such model.
+    """
+    files = [Path(file) for file in (checkpoint, base) if file is not None]
+    if Path(model).is_dir():
+        return [file for file in sorted(Path(model).iterdir()) if file.is_file()], {}
+    source = find_variant(model).weights
+    if checkpoint is not None:
+        return files, {}
+    if isinstance(source, Packaged):
+        return sorted(source.find().iterdir()), {}
+    return files, {"repo": source.repo, "path": source.path, "revision": source.revision}
 
 
 class WeightsInMemory:

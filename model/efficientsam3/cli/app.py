@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .annotate import annotate
 from .common import CommandGroup
 from .distill import distill
 from .doctor import doctor
@@ -62,6 +63,7 @@ def version() -> None:
 for command in (
     segment,
     track,
+    annotate,
     web,
     models,
     convert,

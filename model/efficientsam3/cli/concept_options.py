@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import PromptError
 from .common import UsageError
 
 ConceptOption = Annotated[
@@ -84,32 +85,21 @@ def parse_concepts(
     """
     if not concepts and file is None:
         return None
-    from ..concepts import plain_concepts, read_classes
+    from ..concepts import read_written
 
     classes = {} if file is None else _read_file(file)
     for value in concepts or ():
         _add(classes, value)
-    return plain_concepts(read_classes(classes if _has_classes(classes) else list(classes)) or {})
-
-
-def _has_classes(classes: dict[str, list[str]]) -> bool:
-    return any(phrases != [name] for name, phrases in classes.items())
+    return read_written(classes)
 
 
 def _add(classes: dict[str, list[str]], value: str) -> None:
-    """Add a phrase, or "class=phrase,phrase"."""
-    name, is_class, listed = value.partition("=")
-    if not is_class:
-        classes.setdefault(value, [value])
-        return
-    phrases = [phrase.strip() for phrase in listed.split(",") if phrase.strip()]
-    if not name.strip() or not phrases:
-        raise UsageError(
-            f"{value!r} is not class=phrase,phrase: name the class before the sign and at least "
-            "one phrase after it, as in vehicle=car,truck"
-        )
-    known = classes.setdefault(name.strip(), [])
-    known += [phrase for phrase in phrases if phrase not in known]
+    from ..concepts import add_written
+
+    try:
+        add_written(classes, value)
+    except PromptError as error:
+        raise UsageError(str(error)) from error
 
 
 def _read_file(path: Path) -> dict[str, list[str]]:

@@ -161,16 +161,9 @@ class ModelOptions:
 
     def _weight_files(self) -> Any:
         """The weight files by their names, or where the hub has them."""
-        files = [file for file in (self.checkpoint, self.base) if file is not None]
-        hub: dict[str, Any] = {}
-        if Path(self.model).is_dir():
-            files = [file for file in sorted(Path(self.model).iterdir()) if file.is_file()]
-        elif self.checkpoint is None:
-            source = find_variant(self.model).weights
-            if isinstance(source, Packaged):
-                files = sorted(source.find().iterdir())
-            else:
-                hub = {"repo": source.repo, "path": source.path, "revision": source.revision}
+        from ..checkpoints.sources import weight_sources
+
+        files, hub = weight_sources(self.model, self.checkpoint, self.base)
         return hub | {str(file): identity(file) for file in files}
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..errors import ImageError
 from .picture_files import ERRORS, count_pages, open_picture, read_samples, samples_of
-from .pixel_values import Samples
+from .pixel_values import Array, Samples, SourceRange
+from .samples import read_rgb_array
 
 ONE_PICTURE = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 """Suffixes of files whose further pictures, such as gain maps of phones, are no pages."""
@@ -41,6 +42,42 @@ def spread(count: int, most: int) -> list[int]:
     """
     picked = np.linspace(0, count - 1, min(count, most)).round().astype(int)
     return list(dict.fromkeys(picked.tolist()))
+
+
+def note_pages(path: Path, pages: int, values: SourceRange) -> None:
+    """Let pages that are spread over a file decide its range of values, where it needs one.
+
+    Args:
+        path: The file.
+        pages: Number of its pages.
+        values: The range, which is widened.
+    """
+    for page in spread(pages, SCALED_PAGES):
+        try:
+            samples = read_samples(path, page)
+        except ImageError:  # reported in its turn
+            continue
+        if not samples.is_deep:
+            return
+        values.note(samples)
+
+
+def read_first_page(path: Path) -> Array:
+    """Read the first page of a picture file, with the range of values that all of its pages have.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: The file cannot be decoded.
+    """
+    pages, values = count_several(path), SourceRange()
+    if pages > 1:
+        note_pages(path, pages, values)
+    return read_rgb_array(path, values)
 
 
 class Pages:
