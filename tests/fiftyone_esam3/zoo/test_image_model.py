@@ -390,7 +390,10 @@ def test_half_precision_and_core_arguments_reach_the_core(load: Load) -> None:
     assert model.device == torch.device("cpu")
 
 
-def test_a_model_of_the_table_is_loaded_with_its_arguments(monkeypatch: Any) -> None:
+def test_a_model_of_the_table_is_loaded_with_its_arguments(
+    monkeypatch: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter.safetensors").touch()
     received: dict[str, Any] = {}
 
     def refuse(name: str, **kwargs: Any) -> None:
@@ -408,6 +411,7 @@ def test_a_model_of_the_table_is_loaded_with_its_arguments(monkeypatch: Any) -> 
         "device": "cpu",
         "dtype": "float32",
         "speed": "fast",
+        "adapter": str(tmp_path),  # a folder of a run
     }
     with pytest.raises(es3.WeightsNotFoundError):
         load_model("efficientsam3-tinyvit-11m", classes="person", **options)
