@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -50,7 +51,8 @@ def web(
     with SiteServer(files, port) as server:
         print_status(f"{server.address} shows the page; Ctrl-C ends it", "green")
         if open_page:
-            webbrowser.open(server.address)
+            # A browser in the terminal returns when it ends, and needs the page before that.
+            Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
