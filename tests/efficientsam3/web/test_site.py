@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,8 @@ def test_the_command_serves_and_opens_the_page(
 
     def serve(self: SiteServer) -> None:
         assert self.server_address[0] == "127.0.0.1"
+        while not opened:  # by a thread
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SiteServer, "serve_forever", serve)
