@@ -50,8 +50,8 @@ class ObjectLossWeights:
     giou: float = 2.0
     mask: float = 3.0
     dice: float = 3.0
-    name: float = 1.0
-    pooled_name: float = 0.5
+    name: float = 3.0
+    pooled_name: float = 1.5
     phrase: float = 0.1
     meant: float = 2.0
     presence: float = 1.0

@@ -40,6 +40,12 @@ def test_stages_end_in_a_model_and_can_be_extended(
     assert first["stages"]["objects"]["steps"] == 1
     model = es3.load(str(tmp_path / "objects" / "model"), device="cpu")
     assert model.config.late is not None and model.abilities >= {"concepts", "exemplars", "masks"}
+    again = {**small, "start": str(tmp_path / "objects" / "weights.safetensors")}
+    second = run_recipe(RECIPE, tmp_path / "again", stages=["objects"], steps=1, overrides=again)
+    assert set(second["stages"]) == {"objects"}
+    wrong = {**again, "start": str(tmp_path / "text" / "weights.safetensors")}
+    with pytest.raises(es3.CheckpointError, match="is not of a run of stickers-objects"):
+        run_recipe(RECIPE, tmp_path / "wrong", stages=["objects"], steps=1, overrides=wrong)
     last = run_recipe(RECIPE, tmp_path, steps=1, overrides=small)
     assert set(last["stages"]) == {"text", "objects", "finer", "calibrate"}
     finer = es3.load(str(tmp_path / "finer" / "model"), device="cpu")
