@@ -38,6 +38,10 @@ SETTINGS = {
 }
 
 
+class ClusterError(EfficientSam3Error, RuntimeError):
+    """A cluster does not start, or its workers die before they work."""
+
+
 @dataclass
 class Finished:
     """What became of a partition.
@@ -84,6 +88,7 @@ def connected(address: str | None, cores: int | None = None) -> Iterator[Any]:
 
     Raises:
         ArgumentError: There is no cluster at the address.
+        ClusterError: Ray does not start on this machine.
         MissingPackageError: Ray is not installed.
     """
     ray = import_ray()
@@ -106,9 +111,14 @@ def connected(address: str | None, cores: int | None = None) -> Iterator[Any]:
     try:
         try:
             ray.init(**common)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except Exception as error:
+            # Ray raises a plain Exception where its processes need more than 30 s to start.
+            ray.shutdown()
             if address is None:
-                raise
+                raise ClusterError(
+                    f"Ray did not start on this machine: {error} Run the same command again when "
+                    "the machine is less busy"
+                ) from error
             raise ArgumentError(
                 f"there is no Ray cluster at {address!r}: {error}. Start one with `ray start "
                 "--head`, or leave --ray out for this machine's cores"
@@ -245,7 +255,7 @@ class Pool:
         except self._ray.exceptions.RayActorError:  # its machine went away
             self._failures += 1
             if self._failures > ATTEMPTS * self.size:
-                raise EfficientSam3Error(
+                raise ClusterError(
                     f"{self._failures} workers died before they had loaded the model, the last on "
                     "a machine without enough memory, or without efficientsam3: look at Ray's logs"
                 ) from None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from efficientsam3.distributed import cluster
-from efficientsam3.distributed.cluster import Finished, Pool
+from efficientsam3.distributed.cluster import ClusterError, Finished, Pool, connected
 from efficientsam3.distributed.settings import Work
 from efficientsam3.distributed.shards import Counts
 from efficientsam3.distributed.worker import TargetError
@@ -186,10 +186,29 @@ def test_workers_that_die_at_once_end_the_run() -> None:
     def lost(worker: int, number: int) -> Any:
         raise RayActorError
 
-    with pytest.raises(Exception, match="workers died before they had loaded the model"):
+    with pytest.raises(ClusterError, match="workers died before they had loaded the model"):
         run(lost)
 
 
 def test_a_cluster_without_room_is_said() -> None:
     with pytest.raises(ArgumentError, match="asks for 4 CPU and 0 GPU, and the cluster has 3"):
         Pool(FakeRay(good), Work("tiny", cpus=4))
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "sentence"),
+    [
+        (None, ClusterError, "Ray did not start on this machine: timed out."),
+        ("auto", ArgumentError, "there is no Ray cluster at 'auto': timed out"),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_said(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, error: type[Exception], sentence: str
+) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("timed out.")  # as Ray does
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(cluster, "import_ray", lambda: ray)
+    with pytest.raises(error, match=sentence), connected(address):
+        pass
