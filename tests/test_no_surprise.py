@@ -21,6 +21,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCENES = ROOT / "demo" / "scenes" / "images"
 
+NAME_SPACES = ("unshare", "--net", "--pid", "--fork", "--mount-proc", "--map-root-user")
+"""A process without a network, which sees no other processes: FiftyOne looks among all for a
+database that runs."""
+
 HOOK = """
 import json, os, sys
 NET = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
@@ -124,7 +128,7 @@ def run(code: str, tmp_path: Path, *arguments: Any, **env: str) -> dict[str, Any
     if has_name_spaces():
         # A name space of its own has no interface but the loopback, which is down at first.
         loopback = 'ip link set lo up 2>/dev/null; exec "$@"'
-        command = ["unshare", "--net", "--map-root-user", "sh", "-c", loopback, "sh", *command]
+        command = [*NAME_SPACES, "sh", "-c", loopback, "sh", *command]
     paths = os.pathsep.join([str(ROOT / "model"), str(ROOT)])
     # FiftyOne leaves the port of this process's database in the environment for its children.
     outer = {k: v for k, v in os.environ.items() if not k.startswith("FIFTYONE_PRIVATE_")}
@@ -145,7 +149,7 @@ def has_name_spaces() -> bool:
     """Whether this user may make a network name space in which the loopback works."""
     if sys.platform != "linux" or not shutil.which("unshare") or not shutil.which("ip"):
         return False
-    command = ["unshare", "--net", "--map-root-user", "ip", "link", "set", "lo", "up"]
+    command = [*NAME_SPACES, "ip", "link", "set", "lo", "up"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

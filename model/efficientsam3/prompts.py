@@ -414,7 +414,7 @@ def _read_masks(masks: Any, side: int) -> Array:
             f"{shorten(masks)}"
         ) from error
     shape = array.shape
-    if array.ndim > 2:
+    if array.ndim > 2 and 0 not in shape[-3:]:
         array = array.reshape(-1, *shape[-3:])
     if array.ndim == 3:
         array = array[:, None]

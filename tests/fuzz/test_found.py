@@ -206,7 +206,7 @@ def test_a_column_of_captions_that_is_no_text_is_refused(tmp_path: Path) -> None
         read_phrases(tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("masks", [{}, "x", [10**400], [[{}]]])
+@pytest.mark.parametrize("masks", [{}, "x", [10**400], [[{}]], [[[]]]])
 def test_masks_that_are_no_numbers_are_refused(masks: Any) -> None:
     with pytest.raises(PromptError, match="masks are"):
         read_object_prompts((48, 64), 32, None, None, None, masks)

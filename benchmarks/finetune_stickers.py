@@ -2,7 +2,7 @@
 
 It needs the extras `train` and `scenes`, and the stickers of `efficientsam3 scenes fetch`.
 
-python examples/finetune_stickers.py --out out/finetune
+python benchmarks/finetune_stickers.py --out out/finetune
 """
 
 from __future__ import annotations
