@@ -40,6 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 SOURCES = {".py", ".js", ".json", ".yml", ".svg", ".typed", ".html", ".css", ".jpg", ".txt"}
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
     sources = {
         path.relative_to(root).as_posix()
@@ -58,6 +59,7 @@ def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= sources
 
 
+@pytest.mark.slow
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     top = {name.split("/", 1)[0] for name in wheel.namelist()}
     info = f"efficientsam3-{efficientsam3.__version__}.dist-info"
@@ -104,6 +106,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_archives_hold_the_embedded_model(checkout: Path, tmp_path: Path) -> None:
     asset = checkout / "model" / "efficientsam3" / "assets" / "efficientsam3-stickers"
     files = {p.name: p.read_bytes() for p in asset.iterdir()}
@@ -141,6 +144,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "editable"])
 def test_autoload_lies_beside_the_packages(tmp_path: Path, version: str) -> None:
     built = build(tmp_path, version)
@@ -215,6 +219,7 @@ OPTIONAL |= {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openv
 OPTIONAL |= {"nncf": "int8", "ray": "ray"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "extra"),
     [

@@ -111,6 +111,7 @@ def test_scenes_are_the_same_in_each_run(bench: ModuleType) -> None:
         assert {o.style for o in a.scene.objects} == {"openmoji"}
 
 
+@pytest.mark.slow
 def test_a_mean_text_is_the_same_for_all_phrases(bench: ModuleType, saved: Path) -> None:
     model = es3.load(saved, device="cpu", dtype="float32")
     names = ["dog", "cat", "red apple"]
@@ -124,6 +125,7 @@ def test_a_mean_text_is_the_same_for_all_phrases(bench: ModuleType, saved: Path)
     assert valid[0].tolist()[:5] == [True, True, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_continued_and_put_into_a_table(
     bench: ModuleType, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_run_is_measured_continued_and_put_into_a_table(
     assert list(json.loads(file.read_text())["a student"]["splits"]) == ["seen"], "of 2 scenes"
 
 
+@pytest.mark.slow
 def test_other_weights_are_measured_again(bench: ModuleType, saved: Path, tmp_path: Path) -> None:
     file = tmp_path / "stickers.json"
     arguments = ["--size", "96", "--json", str(file), "--scenes", "1", "--splits", "seen"]
@@ -171,6 +174,7 @@ def small(vision: Any) -> Callable[[Any], ModelConfig]:
     )
 
 
+@pytest.mark.slow
 def test_finished_stages_of_a_run_are_models(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_switch_is_another_track_than_last_time(bench: ModuleType) -> None:
     assert switches(clip, [track(0, 1, 9, 9)]) == 0  # not found at all: no switch
 
 
+@pytest.mark.slow
 def test_true_masks_are_followed(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_true_masks_are_followed(
     assert page.read_text().count("| spoilt true masks |") == 4
 
 
+@pytest.mark.slow
 def test_memories_follow_what_a_model_finds_and_what_they_are_given(
     bench: ModuleType, tmp_path: Path
 ) -> None:

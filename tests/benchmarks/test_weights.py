@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SCENES = ROOT / "demo" / "scenes"
 
 
+@pytest.mark.slow
 def test_it_follows_what_is_given(tmp_path: Path) -> None:
     package = find_variant(EMBEDDED).weights.location
     partial = ROOT / "benchmarks" / "weights" / "stickers-perceiver.safetensors"

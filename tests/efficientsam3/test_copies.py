@@ -54,6 +54,7 @@ def ask_on_one_thread(model: es3.ImageModel, image: Any) -> Instances:
 # Pickles and copies ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_of_files_pickles_as_their_names(saved: es3.ImageModel, photo: Pixels) -> None:
     data = pickle.dumps(saved)
     assert len(data) < 5000, "the weights are not in it"
@@ -82,6 +83,7 @@ def test_files_that_changed_are_not_read_by_a_copy(folder: Path, tmp_path: Path)
         pickle.loads(data)
 
 
+@pytest.mark.slow
 def test_a_relative_folder_is_found_from_elsewhere(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +221,7 @@ def stress(model: es3.ImageModel, photo: Pixels, seconds: float, size: int) -> i
     return sum(counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
 def test_threads_with_a_full_cache(tiny: es3.ImageModel, photo: Pixels, seconds: int) -> None:
     model = pickle.loads(pickle.dumps(tiny))

@@ -86,6 +86,7 @@ def test_a_folded_model_answers_as_the_learned_one(grid: int, exemplars: Exempla
         close(said[1][name], value)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_folding_leaves_the_learned_model_as_it_is() -> None:
     learned = scaled(tiny_config())

@@ -41,6 +41,7 @@ def test_importing_takes_no_torch() -> None:
     assert heavy == "[]"
 
 
+@pytest.mark.slow
 def test_names_come_when_asked_for() -> None:
     code = "from efficientsam3 import load, Instances\nfrom efficientsam3 import *"
     assert run(f"{code}\nprint(ImageModel)") == "<class 'efficientsam3.predictor.ImageModel'>"

@@ -110,6 +110,7 @@ def test_fast_mode(
     assert torch.cosine_similarity(a, b, dim=-1).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_concepts_exemplars_and_sizes(model: es3.ImageModel, photo: Pixels) -> None:
     for image in (photo, photo[:, :7], np.repeat(photo, 9, 1)):
         out = model.segment(image, ["dog", "red apple"], threshold=0.0, nms=1.0)
@@ -140,6 +141,7 @@ def test_the_interactive_head_is_missed_with_a_sentence(
             ask()
 
 
+@pytest.mark.slow
 def test_saved_in_half_precision_it_answers_alike(
     model: es3.ImageModel, photo: Pixels, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BLOCK_AND_RUN = """
 import importlib, pkgutil, sys
 
@@ -40,6 +42,7 @@ print("works")
 """
 
 
+@pytest.mark.slow
 def test_the_packaged_model_and_the_commands_need_no_stickers() -> None:
     process = subprocess.run(
         [sys.executable, "-W", "error", "-c", BLOCK_AND_RUN], capture_output=True, text=True

@@ -92,6 +92,7 @@ def test_image_model(tiny: es3.ImageModel, photo: Pixels, value: Any) -> None:
             refused(door, value, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, 3, 2.5, [], {}, object(), "", b"x"], ids=name_value)
 def test_load(value: Any, tiny: es3.ImageModel) -> None:
     refused(es3.load, value, "name")

@@ -76,6 +76,7 @@ def numbers(net: nn.Module) -> dict[str, Tensor]:
 # Half precision ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_matrices_are_stored_in_half_precision_and_loaded_in_full(
     saved: Path, tmp_path: Path, dtype: torch.dtype
@@ -139,6 +140,7 @@ def test_a_model_is_put_into_the_package(saved: Path, place: Path) -> None:
     assert done.differences["score"] > 0, "nothing was rounded"
 
 
+@pytest.mark.slow
 def test_the_packaged_model_is_loaded_by_its_name(saved: Path, place: Path, photo: Any) -> None:
     embed(saved, "stickers")
     model = es3.load("stickers", device="cpu", dtype="float32")
@@ -156,6 +158,7 @@ def test_the_packaged_model_is_loaded_by_its_name(saved: Path, place: Path, phot
             es3.load(EMBEDDED, **{argument: "x"})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_another_model_replaces_the_packaged_one(saved: Path, place: Path, tmp_path: Path) -> None:
     embed(saved, EMBEDDED)
     loaded = es3.load(EMBEDDED, dtype="float32")
@@ -165,6 +168,7 @@ def test_another_model_replaces_the_packaged_one(saved: Path, place: Path, tmp_p
         loaded.learned()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["no folder", "cut", "nan", "overflow", "too large", "no masks", "hub", "own"]
 )
@@ -215,6 +219,7 @@ def test_a_model_that_differs_from_its_row_is_reported(place: Path, tmp_path: Pa
 # Missing -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [*sorted(FILES), "both"])
 def test_a_missing_file_is_an_error_with_a_way_out(saved: Path, place: Path, lost: str) -> None:
     embed(saved, EMBEDDED)
@@ -262,6 +267,7 @@ def run(*arguments: Any, code: int = 0) -> Any:
     return result
 
 
+@pytest.mark.slow
 def test_embed_and_use_from_the_command_line(saved: Path, place: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -286,6 +292,7 @@ def test_embed_and_use_from_the_command_line(saved: Path, place: Path, tmp_path:
     assert len(found["images"]) == 1
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_line_are_sentences(saved: Path, place: Path, tmp_path: Path) -> None:
     Path(tmp_path / "photo.png").write_bytes(b"")
     for arguments, words in (

@@ -55,6 +55,7 @@ def test_examples_are_short(path: Path) -> None:
         assert (EXAMPLES.parent / scene).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("embedded")
 def test_a_picture(tmp_path: Path, capsys: Any) -> None:
     scene = SCENES / "images/scene_0000001.jpg"
@@ -64,6 +65,7 @@ def test_a_picture(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr().out.split()[2:].count("animal") >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("embedded")
 def test_a_film(tmp_path: Path) -> None:
     import supervision as sv
@@ -81,6 +83,7 @@ def test_a_film(tmp_path: Path) -> None:
     assert (np.abs(made[3].astype(int) - given[3]).max(2) > 40).mean() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("embedded")
 def test_boxes_become_masks(tmp_path: Path) -> None:
     for package in ("ultralytics", "lap", "polars"):
@@ -90,6 +93,7 @@ def test_boxes_become_masks(tmp_path: Path) -> None:
     assert changed(tmp_path / "out/examples/yolo_boxes_to_masks.jpg", scene) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("embedded")
 def test_words_become_a_dataset(tmp_path: Path) -> None:
     pictures = [str(SCENES / f"images/scene_000000{i}.jpg") for i in range(2)]

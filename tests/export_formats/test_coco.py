@@ -113,6 +113,7 @@ def check_segment(scene: Scene, stem: str) -> None:
             check(scene, rows, tolerance)
 
 
+@pytest.mark.slow
 @QUICK
 @given(scenes(printable=True), FILE_NAMES)
 def test_segment(scene: Scene, stem: str) -> None:

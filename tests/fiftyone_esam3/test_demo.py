@@ -221,6 +221,7 @@ def test_a_clip_is_tracked_drawn_and_evaluated(
     assert (tmp_path / "full" / "clip.mp4").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("asset")
 def test_photographs_are_labelled_and_drawn(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ from .conftest import make_picture
 SCRIPT = Path(__file__).parents[2] / "examples" / "fiftyone_curation.py"
 
 
+@pytest.mark.slow
 def test_curation(
     tiny_folder: Path,
     tmp_path: Path,

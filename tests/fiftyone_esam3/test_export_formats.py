@@ -158,6 +158,7 @@ MORE = settings(SLOW, max_examples=20, phases=[Phase.generate])
 CHECKS = pytest.mark.parametrize("check_format", [check_labels, check_coco, check_yolo])
 
 
+@pytest.mark.slow
 @CHECKS
 @FEW
 @given(scene=scenes(least=2))

@@ -45,6 +45,7 @@ def fuzz_kinds(names: list[str], count: int, seed: int, failures: Path) -> None:
     assert [row.split()[:2] for row in rows] == [[name, str(count)] for name in names]
 
 
+@pytest.mark.slow
 def test_a_few_inputs_give_an_answer_or_a_typed_error(tmp_path: Path) -> None:
     fuzz_kinds(QUICK, 25, 2, tmp_path)
 
@@ -64,6 +65,7 @@ def test_values_of_forms_give_an_answer_or_a_typed_error(count: int, tmp_path: P
     fuzz_kinds(["operator"], count, 1, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_harness_finds_what_is_wrong(tmp_path: Path) -> None:
     assert run_module("tests.fuzz.faulty", tmp_path).split() == [
         *("exception", "crash", "time", "memory", "changed", "file", "wrong", "answer"),

@@ -227,6 +227,7 @@ def test_boxes_get_masks_and_stay_as_they_are(photo: Any, interactive: bool) -> 
     assert np.array_equal(dense.mask, np.asarray(out.mask))
 
 
+@pytest.mark.slow
 def test_boxes_without_names_are_shown_without_words(
     photo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

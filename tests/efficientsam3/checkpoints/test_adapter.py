@@ -53,6 +53,7 @@ def adapter(saved: Path, tmp_path: Path) -> Path:
     return tmp_path / ADAPTER_FILE
 
 
+@pytest.mark.slow
 def test_weights_are_changed_as_the_file_says(saved: Path, adapter: Path) -> None:
     plain = es3.load(saved, device="cpu").learned().state_dict()
     changed = es3.load(saved, device="cpu", adapter=adapter).learned().state_dict()
@@ -68,6 +69,7 @@ def test_weights_are_changed_as_the_file_says(saved: Path, adapter: Path) -> Non
     assert content.figures["after"] == {"cgF1": 2.5} and content.rank == 2
 
 
+@pytest.mark.slow
 def test_the_merged_model_answers_to_the_same_bits(
     saved: Path, adapter: Path, tmp_path: Path, photo: Any
 ) -> None:
@@ -84,6 +86,7 @@ def test_the_merged_model_answers_to_the_same_bits(
     assert not torch.equal(ours.logits, before.logits)
 
 
+@pytest.mark.slow
 def test_copies_and_keys_tell_adapters_apart(saved: Path, adapter: Path, photo: Any) -> None:
     model = es3.load(saved, device="cpu", dtype="float32", adapter=adapter)
     assert model.key != es3.load(saved, device="cpu", dtype="float32").key
@@ -95,12 +98,14 @@ def test_copies_and_keys_tell_adapters_apart(saved: Path, adapter: Path, photo: 
         model.learned()
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_model_is_refused(adapter: Path, tmp_path: Path) -> None:
     tiny_model(config=tiny_config(hidden=48)).save(tmp_path / "wider")
     with pytest.raises(CheckpointError, match=r"another model.*hidden is 48 instead of 32.*tiny"):
         es3.load(tmp_path / "wider", adapter=adapter)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_other_weights_is_refused(saved: Path, adapter: Path, tmp_path: Path) -> None:
     _, config, net = load_folder(saved)
     state = net.state_dict()
@@ -111,6 +116,7 @@ def test_an_adapter_of_other_weights_is_refused(saved: Path, adapter: Path, tmp_
         es3.load(tmp_path / "other", adapter=adapter)
 
 
+@pytest.mark.slow
 def test_changes_that_do_not_fit_are_refused(saved: Path, tmp_path: Path) -> None:
     model = es3.load(saved, device="cpu")
     good = make_adapter(model)
@@ -125,6 +131,7 @@ def test_changes_that_do_not_fit_are_refused(saved: Path, tmp_path: Path) -> Non
             es3.load(saved, adapter=tmp_path / "wrong.safetensors")
 
 
+@pytest.mark.slow
 def test_other_files_are_refused(saved: Path, adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"no adapter at .*adapter\.safetensors"):
         es3.load(saved, adapter=saved)

@@ -44,6 +44,7 @@ def test_each_weight_goes_where_the_table_says(state: State, expected: dict[str,
     assert {name: value for name, (_, _, value) in expected.items()} == placed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spell", "wrapper"),
     [
@@ -79,6 +80,7 @@ def test_what_training_left_beside_the_model_is_not_read(
     assert numbers(load(path)[1]) == expected
 
 
+@pytest.mark.slow
 def test_what_fine_tuning_preserved_of_the_base_model_is_read(
     state: State, expected: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_the_format_before_2020_is_read(
     assert numbers(load(path)[1]) == expected
 
 
+@pytest.mark.slow
 def test_safetensors_of_the_same_keys(expected: dict[str, Any], tmp_path: Path) -> None:
     state = placeholders(released())
     halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
@@ -123,6 +126,7 @@ def test_other_precisions_become_float32(state: State, tmp_path: Path) -> None:
     assert learned["decoder.norm.weight"][0] == cast[key][0].float()
 
 
+@pytest.mark.slow
 def test_what_is_not_learned_may_be_in_the_file_or_not(
     state: State, expected: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -141,6 +145,7 @@ def test_what_is_not_learned_may_be_in_the_file_or_not(
     assert numbers(load(write(tmp_path / "file.pt", more))[1]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["3.0", "3.1"])
 def test_rotary_tables_in_the_file_change_nothing(tmp_path: Path, release: str) -> None:
     state = placeholders(released_keys("sam3", TEXT, 16, release))
@@ -165,6 +170,7 @@ def test_the_teachers_image_encoder_left_in_a_students_file_is_dropped(
     assert numbers(net) == expected
 
 
+@pytest.mark.slow
 def test_release_3_1_is_recognised_and_its_copies_for_old_loaders_are_not_read(
     tmp_path: Path,
 ) -> None:
@@ -183,6 +189,7 @@ def test_release_3_1_is_recognised_and_its_copies_for_old_loaders_are_not_read(
     assert numbers(again) == numbers(net)
 
 
+@pytest.mark.slow
 def test_both_releases_give_the_same_image_model(state: State, tmp_path: Path) -> None:
     """A 3.1 file made of the numbers of a 3.0 file, by the names that upstream reads it by."""
     old = {layout.to_ours(VISION, TEXT)(layout.canonical(k)): v for k, v in state.items()}
@@ -341,6 +348,7 @@ def lacking(state: State, *parts: str) -> State:
     return {k: v for k, v in state.items() if part(k) not in parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "abilities"),
     [
@@ -408,6 +416,7 @@ def test_base_fills_what_is_absent_and_nothing_else(
         assert found[name] == (shape, dtype, number + shift)
 
 
+@pytest.mark.slow
 def test_base_brings_a_text_encoder(state: State, base: Path, tmp_path: Path) -> None:
     stage1 = write(tmp_path / "file.pt", lacking(state, "text"))
     with pytest.raises(es3.CheckpointError, match=r"has no text encoder.*base="):
@@ -432,6 +441,7 @@ def test_a_required_group_that_is_absent(state: State, tmp_path: Path, name: str
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["3.0", "3.1"])
 def test_a_group_that_is_partly_there_is_an_error_that_names_keys(
     tmp_path: Path, release: str

@@ -44,6 +44,7 @@ def learned(config: ModelConfig) -> Shapes:
     return {k: tuple(v.shape) for k, v in state.items() if not layout.DERIVED.search(k)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("vision", VISIONS)
 def test_any_image_encoder_goes_with_any_text_encoder(vision: str, text: str) -> None:
@@ -52,6 +53,7 @@ def test_any_image_encoder_goes_with_any_text_encoder(vision: str, text: str) ->
     assert learned(ModelConfig(vision, text, 32, parts=())) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", RELEASED, ids=lambda v: v.name)
 def test_every_row_of_the_table_has_the_keys_of_its_file(variant: Variant) -> None:
     v = variant

@@ -72,6 +72,7 @@ def test_a_reduced_model_is_saved_reduced(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_upstream_file_becomes_a_folder_and_a_file_again(state: State, tmp_path: Path) -> None:
     for release in ("3.0", "3.1"):
         source = placeholders(released(release))
@@ -154,6 +155,7 @@ def test_weights_of_another_size_beside_a_configuration(
         es3.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breaks", ["weights", "config"])
 def test_a_write_that_fails_leaves_the_old_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
@@ -179,6 +181,7 @@ def test_a_write_that_fails_leaves_the_old_model(
     assert same_bits(es3.load(tmp_path, device="cpu").learned(), old.learned())
 
 
+@pytest.mark.slow
 def test_a_loaded_model_survives_a_new_one_in_its_place(tmp_path: Path) -> None:
     first, second = tiny_model(seed=1), tiny_model(seed=2)
     first.save(tmp_path)

@@ -89,6 +89,7 @@ def test_a_class_without_phrases(value: str) -> None:
         parse_concepts([value])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_segment_writes_classes_and_phrases(model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), "red").save(tmp_path / "a.png")

@@ -34,6 +34,7 @@ def script(path: Path, body: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_examine_reports_everything_once_and_leaves_fiftyone_alone() -> None:
     source = (
         "import sys\n"
@@ -279,6 +280,7 @@ def test_a_database_program_that_cannot_run(fiftyone_folder: Path) -> None:
     assert doctor_database.check_database(start=False).status == "ok"
 
 
+@pytest.mark.slow
 def test_a_database_that_never_gets_ready_is_ended(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     mongod = script(

@@ -81,6 +81,7 @@ def tiny_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_convert_there_and_back_is_bitwise_the_same(tiny_upstream: Path, tmp_path: Path) -> None:
     folder, back = tmp_path / "folder", tmp_path / "back.pth"
     there = run("convert", tiny_upstream, folder)
@@ -99,6 +100,7 @@ def test_convert_there_and_back_is_bitwise_the_same(tiny_upstream: Path, tmp_pat
     assert json.loads((folder / "config.json").read_text())["name"] == "upstream"
 
 
+@pytest.mark.slow
 def test_convert_says_what_a_file_cannot_do(tiny_upstream: Path, tmp_path: Path) -> None:
     state = torch.load(tiny_upstream)["model"]
     parts = {k: v for k, v in state.items() if k.startswith("detector.") and "sam2" not in k}

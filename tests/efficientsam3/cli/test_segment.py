@@ -56,6 +56,7 @@ def read(out: Path) -> dict[str, Any]:
 # segment -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @numpy_warns
 def test_a_folder_of_all_kinds_of_images(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -92,6 +93,7 @@ def test_a_folder_of_all_kinds_of_images(model: Path, photos: Path, tmp_path: Pa
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_the_same_again_loads_no_model(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +118,7 @@ def test_other_options_start_the_run_again(model: Path, photos: Path, tmp_path: 
     assert "done before" not in result.stderr and len(read(tmp_path / "out")["images"]) == 1
 
 
+@pytest.mark.slow
 def test_another_model_in_the_same_folder_is_noticed(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +131,7 @@ def test_another_model_in_the_same_folder_is_noticed(
     assert "The run starts again" in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +248,7 @@ def test_mistakes_are_said_in_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @numpy_warns
 def test_examples_of_another_image(model: Path, photos: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
@@ -277,6 +282,7 @@ def test_a_changed_example_starts_again(model: Path, photos: Path, tmp_path: Pat
     assert "done before" not in run(*arguments).stderr
 
 
+@pytest.mark.slow
 def test_presence_apart_from_scores(model: Path, photos: Path, tmp_path: Path) -> None:
     found = {}
     for presence in ("multiply", "separate"):
@@ -311,6 +317,7 @@ def test_a_full_disk_is_said_in_a_sentence(
 # Polygons ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @numpy_warns
 def test_polygons_hold_the_masks_within_the_tolerance(
     model: Path, photos: Path, tmp_path: Path

@@ -61,6 +61,7 @@ def test_boxes_are_exemplars_on_the_first_frame(
     assert "boxes" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_box_without_a_concept(tmp_path: Path) -> None:
     """The object in the box gets a track, with the packaged model and without a concept."""
     clip = Path(__file__).parents[3] / "demo" / "scenes" / "clip_0000007.mp4"
@@ -75,6 +76,7 @@ def test_a_box_without_a_concept(tmp_path: Path) -> None:
         assert len(list(drawn)) == 6
 
 
+@pytest.mark.slow
 @numpy_warns
 def test_all_outputs_of_a_video(film: Path, tmp_path: Path, load: Load) -> None:
     model = Seer()

@@ -20,6 +20,7 @@ from ..video.films import Seer, squares, write_film, write_squares
 from .tracking import ASKED, Load, everything, lines, run
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_repeated(film: Path, tmp_path: Path, load: Load) -> None:
     load(Seer())
     run(film, *ASKED, *everything(tmp_path))
@@ -38,6 +39,7 @@ def test_a_finished_run_is_not_repeated(film: Path, tmp_path: Path, load: Load) 
         assert len(list(drawn)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 35])
 def test_the_next_run_continues_after_ctrl_c(
     film: Path, tmp_path: Path, load: Load, at: int
@@ -119,6 +121,7 @@ def test_the_next_run_continues_after_a_kill(
     assert not list(tmp_path.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_a_run_that_asks_for_something_else_starts_again(
     film: Path, tmp_path: Path, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:

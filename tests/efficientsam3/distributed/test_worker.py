@@ -54,6 +54,7 @@ def do(
     return records
 
 
+@pytest.mark.slow
 def test_rows_have_the_numbers_of_segment(
     worker: Worker, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ def test_shared_pixels_belong_to_the_lower_number(
     assert np.array_equal(masks["10"], numbers(2) != 2)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues(
     davis: tuple[Path, Path],
     model: es3.ImageModel,
@@ -284,6 +285,7 @@ def run(*arguments: Any, code: int = 0) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_command(
     davis: tuple[Path, Path], tracker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

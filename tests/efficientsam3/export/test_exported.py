@@ -61,6 +61,7 @@ def loaded(exported: Exported) -> tuple[es3.ImageModel, ExportedModel]:
     return model, ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ASKED)
 def test_answers_are_pytorch_s(
     loaded: tuple[es3.ImageModel, ExportedModel], photo: Any, asked: str
@@ -92,6 +93,7 @@ def test_any_number_of_objects(
     assert len(theirs) == count
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_free_size(exported: Exported) -> None:
     """Each free axis takes other sizes than the example's, one among them."""
@@ -167,6 +169,7 @@ BLOCKED = [
 ]
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed(exported: Exported, photo: Any, tmp_path: Path) -> None:
     model, place = exported
     np.save(tmp_path / "photo.npy", photo)

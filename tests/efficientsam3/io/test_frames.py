@@ -51,6 +51,7 @@ def test_picked_frames_keep_their_numbers_and_times(tmp_path: Path) -> None:
     assert list(read_frames(film, start=50)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "coding"),
     [

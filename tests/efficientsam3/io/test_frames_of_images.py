@@ -145,6 +145,7 @@ def test_one_frame_is_in_memory(tmp_path: Path) -> None:
     assert sum(ref() is not None for ref in alive) <= 1
 
 
+@pytest.mark.slow
 def test_frames_make_no_reference_cycles(tmp_path: Path) -> None:
     """Reference cycles stay in memory until Python's garbage collector runs."""
     film = read_frames(write_film(tmp_path / "a.mp4", 30, turn=90))

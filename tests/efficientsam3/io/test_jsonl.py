@@ -80,6 +80,7 @@ def test_the_unfinished_last_line_of_a_killed_run_is_cut_off(path: Path, cut: in
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_run_may_be_stopped_at_any_byte(tmp_path: Path, path: Path) -> None:
     content = path.read_bytes()
     other = tmp_path / "other.jsonl"

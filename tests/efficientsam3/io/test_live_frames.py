@@ -102,6 +102,7 @@ class Tap:
         assert wait_until(lambda: self.reached >= until or self.closed.is_set())
 
 
+@pytest.mark.slow
 def test_latest_only_skips_frames() -> None:
     tap = Tap()
     reader = read_frames(tap(), latest_only=True)
@@ -120,6 +121,7 @@ def test_latest_only_skips_frames() -> None:
     assert list(reader) == []
 
 
+@pytest.mark.slow
 def test_latest_only_with_a_stride() -> None:
     tap = Tap(12)
     reader = read_frames(tap(), latest_only=True, start=2, stride=3, stop=10)
@@ -148,6 +150,7 @@ def test_latest_only_raises_errors_of_the_source() -> None:
     assert list(unread) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sockets of that system wait otherwise")
 def test_a_broadcast_is_read_at_its_pace() -> None:
     """MPEG over UDP, sent in real time to a much slower reader."""

@@ -43,6 +43,7 @@ def test_borders_are_opencvs() -> None:
         assert len(sets[0] & sets[1]) >= parts, "outer borders differ"
 
 
+@pytest.mark.slow
 def test_a_mask_in_one_part_comes_back_whole() -> None:
     """With all its holes, to the last pixel."""
     seen = 0

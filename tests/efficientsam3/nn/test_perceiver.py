@@ -254,6 +254,7 @@ def test_a_grid_that_does_not_divide_is_refused() -> None:
         ModelConfig("sam3", "sam3", 32, memory=MemoryConfig(2, 256, cells))
 
 
+@pytest.mark.slow
 def test_folders_keep_it(tmp_path: Path) -> None:
     config, net = net_of()
     save_folder(tmp_path, "tiny", config, net)
@@ -283,6 +284,7 @@ def test_no_weight_is_lost_in_a_model_of_another_memory(tmp_path: Path) -> None:
     assert config.memory == PERCEIVED
 
 
+@pytest.mark.slow
 def test_merged_whole(tmp_path: Path) -> None:
     """The base has SAM3's memory; the part brings its own, with its numbers."""
     base_config, base = net_of(MemoryConfig(), seed=1)

@@ -46,6 +46,7 @@ def test_stability_is_the_share_of_the_inner_mask() -> None:
     np.testing.assert_allclose(stability(logits), [1 / 3, 0])
 
 
+@pytest.mark.slow
 def test_small_things_are_found_in_tiles_and_seams_cut_nothing() -> None:
     small = [(x, y, x + 6, y + 6) for x in (20, 120) for y in (20, 130)]
     image = picture((160, 160), red=small, green=[(0, 68, 160, 76)])

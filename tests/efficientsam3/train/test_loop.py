@@ -43,6 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # It learns ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_and_writes_its_files(tmp_path: Path) -> None:
     reports: list[Progress] = []
     task = Regression()

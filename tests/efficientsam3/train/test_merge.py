@@ -154,6 +154,7 @@ def test_weights_that_do_not_fit_are_named(teacher: Teacher) -> None:
         merge(config, net, replace(text, config=replace(config, width=99)))
 
 
+@pytest.mark.slow
 def test_files_are_merged(teacher: Teacher, tmp_path: Path) -> None:
     config, net = teacher
     small, student = student_of(config)

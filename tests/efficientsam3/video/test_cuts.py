@@ -89,6 +89,7 @@ def test_black_frames_between_two_scenes() -> None:
         assert cuts([*shot(seed, 5), BLACK, *shot(seed, 5)]) == [], "the same scene goes on"
 
 
+@pytest.mark.slow
 def test_all_in_one_film(tmp_path: Path) -> None:
     """Ten cuts, a flash, a fade and a pan, through a video encoder."""
     frames, expected = [], []

@@ -381,6 +381,7 @@ def test_a_thousand_detections(count: int) -> None:
         assert out.instances.track_ids.tolist() == list(range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [160, pytest.param(2000, marks=pytest.mark.slow)])
 def test_memory_is_flat(count: int) -> None:
     """Objects appear and disappear all the time; images are kept while frames are delayed."""

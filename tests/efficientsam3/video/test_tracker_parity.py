@@ -172,6 +172,7 @@ def block(x0: int, y0: int, x1: int, y1: int) -> Tensor:
     return mask
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_two_objects_with_memory_selection_and_a_correction(
     small: es3.ImageModel, features: list[TrackerFeatures], golden: Golden

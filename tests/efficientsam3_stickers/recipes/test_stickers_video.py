@@ -50,6 +50,7 @@ def test_the_tracker_starts_with_the_model_of_images(image_model: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_model_with_late_fusion_gets_a_pyramid_of_all_stages(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = tiny_late_config(parts=("geometry", "masks"), scales=(4, 2, 1))

@@ -82,6 +82,7 @@ def test_an_image_without_objects() -> None:
     assert bool(terms["loss"].isfinite())
 
 
+@pytest.mark.slow
 def test_tokens_learn_names() -> None:
     config, net = tiny_net()
     held_out = (NamingBatches(config, colored_sample, 4, NAMES)(1000, rng()),)

@@ -205,6 +205,7 @@ def test_prompts_without_exemplars_share_the_token_of_their_image(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_parts_learn_from_one_batch(
     net: LateDetector, stickers: StickerArt, generator: SceneGenerator
 ) -> None:

@@ -46,6 +46,7 @@ def queue(dataset: Any, tiny_folder: Path, name: str = "segment_concepts", **par
     )
 
 
+@pytest.mark.slow
 def test_a_delegated_run(
     dataset: Any, tiny_folder: Path, service: DelegatedOperationService
 ) -> None:

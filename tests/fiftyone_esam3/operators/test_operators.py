@@ -81,6 +81,7 @@ def test_concepts_come_from_a_field_of_each_sample(dataset: Any, run: Run) -> No
     assert set(dataset.skip(1).first().esam3.concept_presence) == {"red car", "dog"}
 
 
+@pytest.mark.slow
 def test_a_run_continues_what_another_one_began(dataset: Any, run: Run, tiny_folder: Path) -> None:
     first = run("segment_concepts", target=dataset[:2], **everything())
     assert (first["done"], first["before"]) == (2, 0)
@@ -134,6 +135,7 @@ def test_an_error_of_one_sample_does_not_stop_the_run(
     assert len(dataset.exists("esam3")) == 2
 
 
+@pytest.mark.slow
 def test_threads_read_images_in_order(dataset: Any, run: Run) -> None:
     run("segment_concepts", **everything())
     run("segment_concepts", **everything(label_field="ahead", num_workers=2))
@@ -236,6 +238,7 @@ def test_tags_and_attributes_make_examples_negative(dataset: Any, tiny_folder: P
 # compute_embeddings, evaluate, prepare_annotation ---------------------------------------------
 
 
+@pytest.mark.slow
 def test_embeddings_and_their_index(dataset: Any, run: Run, tiny_folder: Path) -> None:
     good = dataset.select([dataset.values("id")[i] for i in READABLE])
     summary = run("compute_embeddings", target=good, brain_key="like")
@@ -253,6 +256,7 @@ def test_embeddings_and_their_index(dataset: Any, run: Run, tiny_folder: Path) -
     assert good.first().boxes.detections[0].vector.ndim == 1
 
 
+@pytest.mark.slow
 def test_evaluating_the_truth_gives_full_figures(dataset: Any, run: Run) -> None:
     mask = np.zeros((24, 32), bool)
     mask[2:-2, 3:-3] = True
@@ -396,6 +400,7 @@ def test_a_missing_file_fails_alone(dataset: Any, run: Run, photos: list[str]) -
     assert "0.png" in dataset.first()[ERROR_FIELD]
 
 
+@pytest.mark.slow
 def test_a_thousand_instances_in_one_image(
     dataset: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

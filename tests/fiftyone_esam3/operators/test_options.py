@@ -46,6 +46,7 @@ def test_the_sidebar_can_filter_by_presence(dataset: Any, run: Run) -> None:
     assert dataset.count("esam3.concept_presence.a%2Eb") == 3
 
 
+@pytest.mark.slow
 def test_selected_labels_and_patches_are_prompts(dataset: Any, run: Run) -> None:
     first = dataset.first()
     chosen = [

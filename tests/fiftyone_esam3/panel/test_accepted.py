@@ -78,6 +78,7 @@ def test_undo_removes_the_panel_s_own_labels_alone(client: PanelClient, dataset:
     assert "1 label is edited since, and kept" in client.message
 
 
+@pytest.mark.slow
 def test_instances_that_are_labels_already(client: PanelClient, dataset: Any) -> None:
     client.controls["concepts"] = ["bus"]
     client("find")
@@ -111,6 +112,7 @@ def test_what_was_accepted_is_a_run(
     assert dataset.first().esam3.concept_presence == {}
 
 
+@pytest.mark.slow
 def test_undo_in_another_session(
     accept: Callable[[str], list[Any]], client: PanelClient, dataset: Any
 ) -> None:
@@ -145,6 +147,7 @@ def test_presence_stays_while_a_label_of_the_class_does(
     assert dataset.first().esam3 is None
 
 
+@pytest.mark.slow
 def test_later_runs_keep_what_was_accepted(
     accept: Callable[[str], list[Any]], client: PanelClient, dataset: Any, tiny_folder: Path
 ) -> None:

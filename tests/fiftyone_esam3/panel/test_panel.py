@@ -74,6 +74,7 @@ def test_work_on_a_sample_is_there_when_one_comes_back(client: PanelClient, data
     assert client.result["points"] == [pytest.approx([0.2, 0.2, 1])]
 
 
+@pytest.mark.slow
 def test_clicks_refine_one_object(client: PanelClient, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = es3.ImageModel.segment_objects
@@ -177,6 +178,7 @@ def test_a_click_while_the_model_is_busy(client: PanelClient) -> None:
     assert client.message == ""
 
 
+@pytest.mark.slow
 def test_samples_that_cannot_be_shown(client: PanelClient, dataset: Any, tmp_path: Path) -> None:
     client.sample = dataset.skip(2).first().id  # corrupt
     client("open")

@@ -61,6 +61,7 @@ def scenes(labels: Any) -> list[set[int]]:
     return [set().union(*held[:CUT]), set().union(*held[CUT:])]
 
 
+@pytest.mark.slow
 def test_tracks_end_at_cuts_unless_they_are_not_to(pictures: Any, tiny_folder: Path) -> None:
     options = {"order_field": "filepath", "nms": 0.9}
     summary = track(pictures, tiny_folder, **options)
@@ -96,6 +97,7 @@ def test_objects_that_labels_show_end_at_cuts(film: Any, tiny_folder: Path) -> N
     assert scenes([frames[n].whole for n in range(1, 2 * CUT + 1)])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [True, False])
 def test_the_zoo_s_video_model_ends_tracks_at_cuts(
     film: Any, tiny_folder: Path, cuts: bool

@@ -25,6 +25,7 @@ def images(dataset: Any) -> Any:
     return dataset
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_replaced_only_explicitly(images: Any) -> None:
     for sample in images:
         for name in ("truth", "found"):

@@ -39,6 +39,7 @@ def target(tiny_folder: Path, photos: list[str], tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_model(
     dataset: Any, target: Path, tiny_folder: Path, photos: list[str]
 ) -> None:
@@ -65,6 +66,7 @@ def test_labels_are_those_of_the_model(
     assert not any(sample.found and sample.found.detections for sample in dataset)
 
 
+@pytest.mark.slow
 def test_labels_of_people_are_safe(dataset: Any, target: Path) -> None:
     before = [sample.boxes.to_dict() for sample in dataset]
     with pytest.raises(ExistingLabelsError, match="holds 9 labels in 3 samples that people made"):

@@ -84,6 +84,7 @@ def test_a_copy_with_another_time_is_the_same_image(
     assert segment(images, tiny_folder)["before"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="needs ffmpeg and ffprobe"
 )

@@ -31,6 +31,7 @@ def failing(real: Any, times: int) -> Any:
     return fail
 
 
+@pytest.mark.slow
 def test_a_part_that_loses_the_database_is_done_again_once(
     dataset: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_database_that_stays_away_ends_the_run_with_a_sentence(
         finish(segment_concepts(dataset, ["bus"], model=str(tiny_folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="needs ffmpeg and ffprobe"
 )

@@ -58,6 +58,7 @@ def test_videos_have_identities_in_every_frame(
     assert c[ERROR_FIELD].startswith("VideoError")
 
 
+@pytest.mark.slow
 def test_finished_videos_are_left_as_they_are(
     videos: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,7 @@ def test_the_dataset_is_deleted_while_it_tracks(
         run(videos, tiny_folder)
 
 
+@pytest.mark.slow
 def test_concepts_on_a_view_of_frames(videos: Any, tiny_folder: Path, tmp_path: Path) -> None:
     """The operator for images labels each frame; the labels are also in the video."""
     frames = videos[:1].to_frames(sample_frames=True, output_dir=str(tmp_path / "frames"))

@@ -61,6 +61,7 @@ def test_copies_keep_the_phrases(load: Load, photos: list[str]) -> None:
     assert found(copy.predict(photos[0])) == found(model.predict(photos[0]))
 
 
+@pytest.mark.slow
 def test_classes_come_from_a_field_of_each_sample(
     dataset: Any, load: Load, tiny_folder: Path
 ) -> None:

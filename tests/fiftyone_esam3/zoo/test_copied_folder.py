@@ -38,6 +38,7 @@ def copy(tmp_path: Path) -> Iterator[Callable[[], ModuleType]]:
         del sys.modules[loaded]
 
 
+@pytest.mark.slow
 def test_a_copy_works_under_another_name(copy: Any, tiny_folder: Path, dataset: Any) -> None:
     copy()
     module = copy()  # FiftyOne runs it again for every model

@@ -57,6 +57,7 @@ def test_overwrite_is_explicit(dataset: Any, load: Load) -> None:
     assert [c == {"bus"} for c in classes] == [i in READABLE for i in range(4)]
 
 
+@pytest.mark.slow
 def test_labels_of_the_model_are_replaced_and_corrections_stay(dataset: Any, load: Load) -> None:
     model = load(classes=["bus"])
     dataset.apply_model(model, label_field="found")

@@ -190,6 +190,7 @@ def test_max_instances_counts_all_concepts_and_examples(
 # Examples and single objects ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tiles_are_read_as_the_core_reads_them(dataset: Any, load: Load) -> None:
     model = load(classes=["bus"], tile=32, max_instances=None)
     apply(dataset, model)
@@ -355,6 +356,7 @@ def test_masks_can_be_written_to_files(dataset: Any, load: Load, tmp_path: Path)
     assert detection.mask_path.startswith(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_labels_can_be_exported_and_made_patches(
     dataset: Any, load: Load, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ dataset.delete()
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_a_model(tiny_folder: Path, tmp_path: Path) -> None:
     make_picture(0).save(tmp_path / "photo.png")
     options = {"variant": str(tiny_folder), "threshold": 0, "max_instances": 3, "device": "cpu"}
@@ -124,6 +125,7 @@ def test_a_new_process_loads_a_model(tiny_folder: Path, tmp_path: Path) -> None:
     assert "fiftyone_esam3.zoo.image_model ['bus', 'person'] 3" in output
 
 
+@pytest.mark.slow
 def test_the_packaged_model_is_loaded_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Any
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_new_process_with_weights_in_the_cache(tmp_path: Path) -> None:
     assert link.resolve() == cached.resolve()
 
 
+@pytest.mark.slow
 def test_autoload_can_be_switched_off() -> None:
     script = "import fiftyone.zoo as foz; print([m for m in foz.list_zoo_models() if 'sam3-' in m])"
     assert python(script, FIFTYONE_ESAM3_AUTOLOAD="0").strip() == "[]"
@@ -373,6 +376,7 @@ print(foz.list_zoo_model_sources(), len(foz.list_zoo_models(source=sys.argv[4]))
 )
 
 
+@pytest.mark.slow
 def test_the_repository_is_a_model_source(served: str, tiny_folder: Path, tmp_path: Path) -> None:
     make_picture(0).save(tmp_path / "photo.png")
     options = {"variant": str(tiny_folder), "threshold": 0, "max_instances": 3, "device": "cpu"}

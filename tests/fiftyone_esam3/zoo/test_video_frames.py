@@ -80,6 +80,7 @@ def test_concepts_come_from_a_field_of_each_frame(videos: Any, load: Load) -> No
     assert frame_labels(videos) == [{"cat"}, {"dog"}, {"bus"}]
 
 
+@pytest.mark.slow
 def test_a_bad_prompt_affects_its_frame_only(videos: Any, load: Load) -> None:
     sample = videos.first()
     sample.frames[2].boxes.detections[0].bounding_box = [0.5, 0.5, 0, 0.5]

@@ -73,6 +73,7 @@ def test_a_damaged_shard_of_another_rank_is_computed_again(tmp_path: Path, shape
     ShardFeatures(tmp_path).verify()
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_keeps_its_shards(tmp_path: Path, shapes: Shapes) -> None:
     config, net = tiny_net()
     teacher = ImageTeacher.of(net, config)

@@ -338,6 +338,7 @@ def test_data_without_masks_have_no_mask_terms(tiny: tuple[ModelConfig, Detector
 # Features of a teacher ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["cosine", "l2"])
 @pytest.mark.parametrize("level", ["map", "pyramid"])
 def test_feature_distillation_adds_its_term(level: str, form: str) -> None:

@@ -52,6 +52,7 @@ def weights(model: Path, adapter: Path | None = None) -> dict[str, torch.Tensor]
     return open_weights(model, adapter=adapter)[2]().state_dict()
 
 
+@pytest.mark.slow
 def test_the_adapter_changes_all_parts_that_answer_phrases(
     model: Path, whole: FinetuneResult
 ) -> None:
@@ -76,12 +77,14 @@ def test_figures_before_are_those_of_the_model_and_are_kept(
     assert [row.split(",")[0] for row in rows] == ["step", "0", "3"]
 
 
+@pytest.mark.slow
 def test_the_run_stores_what_trains_alone(model: Path, whole: FinetuneResult) -> None:
     stored = load_file(whole.adapter.parent / "tune" / "weights.safetensors")
     total = sum(value.numel() for value in weights(model).values())
     assert sum(value.numel() for value in stored.values()) < total / 4
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_gives_the_same_adapter(
     model: Path, data: tuple[Path, Path], whole: FinetuneResult, tmp_path: Path
 ) -> None:
@@ -107,6 +110,7 @@ def test_an_interrupted_run_gives_the_same_adapter(
         run(model, data, out, overrides=every)
 
 
+@pytest.mark.slow
 def test_parts_train_whole(model: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     parts = ("scoring", "decoder.presence_token_head")
     result = run(model, data, tmp_path / "run", parts=parts, held_out=0)
@@ -123,6 +127,7 @@ def test_parts_train_whole(model: Path, data: tuple[Path, Path], tmp_path: Path)
     assert {k.split(".")[0] for k in changed.whole} == {"trunk", "scoring"}
 
 
+@pytest.mark.slow
 def test_saco_and_other_held_out_images(
     model: Path, data: tuple[Path, Path], tmp_path: Path
 ) -> None:

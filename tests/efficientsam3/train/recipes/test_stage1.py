@@ -93,6 +93,7 @@ def test_images_from_data_to_a_merged_model(
     assert net.read_image(pixels).tokens.shape == (1, 64, 16)
 
 
+@pytest.mark.slow
 def test_text_from_data_to_a_merged_model(teacher_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_text("\n".join(f"a picture of {i} dogs" for i in range(20)))
     (tmp_path / "phrases.json").write_text(json.dumps([f"dog {i}" for i in range(20)]))

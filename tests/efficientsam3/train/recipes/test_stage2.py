@@ -51,6 +51,7 @@ def teacher(tmp_path: Path) -> Path:
     return tmp_path / "teacher"
 
 
+@pytest.mark.slow
 def test_a_perceiver_memory_for_a_whole_model(sav: Path, teacher: Path, tmp_path: Path) -> None:
     overrides = {
         "teacher": str(teacher),

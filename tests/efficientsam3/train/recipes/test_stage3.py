@@ -70,6 +70,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_folder(folder)[2].state_dict()
 
 
+@pytest.mark.slow
 def test_from_files_to_a_merged_model(overrides: dict[str, str], tmp_path: Path) -> None:
     given = {**overrides, "teacher": overrides["model"], "tune.picture_every": "1"}
     assert find_recipe("stage3") is RECIPE
@@ -91,6 +92,7 @@ def test_from_files_to_a_merged_model(overrides: dict[str, str], tmp_path: Path)
     assert again["stages"]["tune"]["metrics"] == record["stages"]["tune"]["metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_other_data_without_a_word(
     overrides: dict[str, str], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def words() -> Task:
     return TextDistillation(student, phrases, TextTeacher.of(net, config), None, settings, phrases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [images, prompts, words])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     make: Callable[[], Task], tmp_path: Path

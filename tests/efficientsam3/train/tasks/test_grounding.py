@@ -166,6 +166,7 @@ def run(folder: Path, steps: int, **changes: Any) -> GroundingTask:
     return task
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     run(tmp_path / "whole", 4)

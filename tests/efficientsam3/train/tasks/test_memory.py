@@ -139,6 +139,7 @@ def test_each_prompt_and_correction_is_predicted() -> None:
 # Learning --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_loss_falls_with_true_masks() -> None:
     first, last = train_steps(from_truth(), 14)
     assert last < 0.6 * first
@@ -156,6 +157,7 @@ def test_the_loss_falls_on_still_images() -> None:
     assert all(0 <= value <= 1 for value in figures.values())
 
 
+@pytest.mark.slow
 def test_the_loss_falls_with_a_teacher() -> None:
     task = from_teacher()
     before = {k: v.clone() for k, v in task.module.state_dict().items()}
@@ -251,6 +253,7 @@ def loop(steps: int) -> LoopSettings:
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, half, again = (from_teacher(frames=(2,)) for _ in range(3))
     train(whole, loop(3), tmp_path / "whole")
@@ -260,6 +263,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert torch.equal(value, again.module.state_dict()[key]), key
 
 
+@pytest.mark.slow
 def test_a_merged_saved_and_loaded_memory_is_unchanged(tmp_path: Path) -> None:
     task = from_teacher()
     train(task, loop(1), tmp_path / "run")

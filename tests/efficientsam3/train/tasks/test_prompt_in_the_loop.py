@@ -281,6 +281,7 @@ def test_points_change_the_answer(teacher: Teacher) -> None:
     assert torch.equal(pairs[1][0], again[1][0])  # the same batch, the same points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -75,6 +75,7 @@ def test_words_are_shuffled() -> None:
     assert shuffle_words(" dog ", random) == "dog"
 
 
+@pytest.mark.slow
 def test_the_loss_falls_with_a_teacher() -> None:
     task = TextDistillation(
         student(),
