@@ -193,9 +193,9 @@ def chart(medians: dict[str, dict[str, float]], path: Path) -> None:
     """Write the bars of the README: one image and one concept, and each further concept."""
     names = {"upstream": "upstream", "exact best": "ours", "fast best": 'ours, speed="fast"'}
     bars = [
-        (names.get(name, name), key, row[key], colour)
+        (names.get(name, name), key, row[key], color)
         for key in ("both", "next concept")
-        for (name, row), colour in zip(
+        for (name, row), color in zip(
             medians.items(), ("#9aa3ad", "#1769e0", "#19a974"), strict=False
         )
     ]
@@ -205,14 +205,14 @@ def chart(medians: dict[str, dict[str, float]], path: Path) -> None:
         "both": "one image and one concept, two CPU cores",
         "next concept": "each further concept on the same image",
     }
-    for index, (name, key, seconds, colour) in enumerate(bars):
+    for index, (name, key, seconds, color) in enumerate(bars):
         if index == 0 or bars[index - 1][1] != key:
             lines.append(f'<text x="8" y="{y + 18}" font-weight="bold">{titles[key]}</text>')
             y += 28
         width = 430 * seconds / longest
         lines.append(f'<text x="8" y="{y + 15}">{name}</text>')
         lines.append(
-            f'<rect x="150" y="{y}" width="{width:.0f}" height="20" rx="3" fill="{colour}"/>'
+            f'<rect x="150" y="{y}" width="{width:.0f}" height="20" rx="3" fill="{color}"/>'
         )
         lines.append(f'<text x="{158 + width:.0f}" y="{y + 15}">{seconds:.1f} s</text>')
         y += 27

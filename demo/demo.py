@@ -170,7 +170,7 @@ def draw_answers(dataset: Any, truth: Any, folder: Path) -> Path:
             for pair in pairs
         ]
         sheet = draw_comparison(image, answers)
-        # Thin outlines need their full colour.
+        # Thin outlines need their full color.
         sheet.save(folder / f"{Path(sample.filepath).stem}.jpg", quality=92, subsampling=0)
     log("pictures: green is correct, orange is missed, red is wrong")
     return folder
@@ -326,7 +326,7 @@ def load(options: argparse.Namespace, name: str, **arguments: Any) -> Any:
 
 def label(dataset: Any, model: Any, **prompts: str) -> None:
     """Label a dataset, and print the time."""
-    log(f"labelling, into the field {FIELD!r}")
+    log(f"labeling, into the field {FIELD!r}")
     start = time.perf_counter()
     dataset.apply_model(
         model,

@@ -86,7 +86,7 @@ def same_random_numbers() -> None:
 
 @pytest.fixture(scope="session")
 def photo() -> npt.NDArray[np.uint8]:
-    """A few coloured rectangles, (48, 64, 3) RGB."""
+    """A few colored rectangles, (48, 64, 3) RGB."""
     rng = np.random.default_rng(0)
     pixels = np.full((48, 64, 3), rng.integers(0, 255, 3), np.uint8)
     for _ in range(6):

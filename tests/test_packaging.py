@@ -158,7 +158,7 @@ def test_editable_install_exposes_only_the_packages(tmp_path: Path) -> None:
     assert set(re.findall(r"map_module\('([^']+)'", text)) == set(PACKAGES)
 
 
-def test_metadata_names_licence_script_and_extras(wheel: zipfile.ZipFile) -> None:
+def test_metadata_names_license_script_and_extras(wheel: zipfile.ZipFile) -> None:
     info = f"efficientsam3-{efficientsam3.__version__}.dist-info"
     metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert metadata["Version"] == efficientsam3.__version__

@@ -124,7 +124,7 @@ class LabelWriter:
     # Videos ---------------------------------------------------------------------------------
 
     def mark_finished(self, ids: Sequence[str], files: Sequence[str], mark: str) -> None:
-        """Record that all frames of samples are labelled, and clear their errors.
+        """Record that all frames of samples are labeled, and clear their errors.
 
         Args:
             ids: the samples.

@@ -65,7 +65,7 @@ def describe(variant: Variant) -> dict[str, Any]:
         ),
         **source,
         "author": authors.get(variant.stage, "Chengxi Simon Zeng, et al."),
-        "license": weights.licence,
+        "license": weights.license,
         "tags": [*TAGS, "zero-shot"],
         # The core is not listed: its name on a package index may belong to another package one
         # day. The functions of this folder say what to install.

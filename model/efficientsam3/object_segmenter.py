@@ -12,7 +12,7 @@ from .everything import check_everything, find_everything
 from .io.samples import ImageLike
 from .model_steps import ModelSteps
 from .outputs import EncodedImage, join_objects, object_instances
-from .prompts import check_batch_size, check_labelled, read_object_prompts
+from .prompts import check_batch_size, check_labeled, read_object_prompts
 from .tiling import find_in_tiles
 from .types import Array, Instances
 
@@ -170,7 +170,7 @@ class ObjectSegmenter(ModelSteps):
             MissingAbilityError: The weights have no interactive head.
         """
         self.require("interactive")
-        check_labelled(point_labels, points, "point_labels", "points")
+        check_labeled(point_labels, points, "point_labels", "points")
         encoded = self._encode_one(image)
         side = 4 * self.config.grid
         prompts = read_object_prompts(encoded.size, side, boxes, points, point_labels, masks)

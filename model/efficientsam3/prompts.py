@@ -65,9 +65,9 @@ def check_segment_arguments(
         PromptError: An argument is wrong, or arguments do not go together.
     """
     classes = read_classes(concepts)
-    check_labelled(box_labels, boxes, "box_labels", "boxes")
-    check_labelled(point_labels, points, "point_labels", "points")
-    check_labelled(mask_labels, masks, "mask_labels", "masks")
+    check_labeled(box_labels, boxes, "box_labels", "boxes")
+    check_labeled(point_labels, points, "point_labels", "points")
+    check_labeled(mask_labels, masks, "mask_labels", "masks")
     drawn = any(value is not None for value in (boxes, points, masks))
     if classes is None and not drawn and exemplars is None:
         raise PromptError(
@@ -307,7 +307,7 @@ def _check_pixels(array: Array, kind: str, form: str, size: tuple[int, int] | No
         )
 
 
-def check_labelled(labels: Any, prompts: Any, name: str, meaning: str) -> None:
+def check_labeled(labels: Any, prompts: Any, name: str, meaning: str) -> None:
     """Check that labels come with the prompts that they are for.
 
     Args:

@@ -470,7 +470,7 @@ def _index_map(found: Instances, numbers: Array) -> Image.Image:
     """The mask file: 1 where the first instance is, 0 where there is none.
 
     Annotation tools and training code read one index map an image. It has one instance a pixel;
-    the run lengths of the COCO file have overlaps too. The palette has the overlay's colours. More
+    the run lengths of the COCO file have overlaps too. The palette has the overlay's colors. More
     than 255 instances take 16 bits a pixel, for which PNG has no palette.
     """
     image = Image.fromarray(numbers)

@@ -28,7 +28,7 @@ from .outputs import (
     read_encoded,
     to_pixels,
 )
-from .prompts import check_labelled, check_segment_arguments, read_array
+from .prompts import check_labeled, check_segment_arguments, read_array
 from .tiling import find_in_tiles
 from .types import Array, Instances, LogitPatch, Patch
 
@@ -104,7 +104,7 @@ class Segmenter(ObjectSegmenter):
             ("points", "point_labels"),
             ("masks", "mask_labels"),
         ):
-            check_labelled(drawn[labels], drawn[prompts], labels, prompts)
+            check_labeled(drawn[labels], drawn[prompts], labels, prompts)
         return self._encode_exemplars(self._encode_one(image), drawn)
 
     def _encode_exemplars(self, image: EncodedImage, drawn: dict[str, Any]) -> EncodedExemplars:

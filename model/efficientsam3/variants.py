@@ -93,8 +93,8 @@ class Weights:
     """Repository on the hub."""
     path: str
     """Path of the file in the repository."""
-    licence: str
-    """Licence of the weights; see NOTICE."""
+    license: str
+    """License of the weights; see NOTICE."""
     revision: str = "main"
     """Branch, tag or commit of the repository."""
     gated: bool = False
@@ -111,8 +111,8 @@ class Packaged:
 
     folder: str
     """Name of its folder in the folder of assets."""
-    licence: str
-    """Licence of the weights; see NOTICE."""
+    license: str
+    """License of the weights; see NOTICE."""
 
     @property
     def location(self) -> Path:
@@ -248,14 +248,14 @@ def _natural(name: str) -> list[tuple[float, str]]:
 # The rows ------------------------------------------------------------------------------------
 
 # Apache-2.0 is what the repository says; most files keep parts of SAM 3 unchanged.
-_LICENCE = "Apache-2.0 and SAM License"
+_LICENSE = "Apache-2.0 and SAM License"
 
 # Release 3.1 tracks with a multiplex memory, which this package does not run.
 _IMAGE_ABILITIES = frozenset(ABILITIES) - {"video"}
 
 
 def _file(path: str) -> Weights:
-    return Weights("Simon7108528/EfficientSAM3", path, _LICENCE)
+    return Weights("Simon7108528/EfficientSAM3", path, _LICENSE)
 
 
 def _meta(repo: str, path: str) -> Weights:

@@ -131,7 +131,7 @@ class StickerArt:
         return self._maps[style][row]
 
     def color(self, name: str, style: str) -> str | None:
-        """The word for the colour of most of a sticker's area; None if there is none.
+        """The word for the color of most of a sticker's area; None if there is none.
 
         Args:
             name: Name of the concept.

@@ -168,7 +168,7 @@ def fit_sticker(picture: Image.Image) -> NDArray[np.uint8] | None:
     # PIL premultiplies RGBA before it resizes, so edges do not become dark.
     small = picture.resize((width, height), Image.Resampling.LANCZOS)
     sticker[top : top + height, left : left + width] = np.asarray(small)
-    sticker[sticker[..., 3] == 0] = 0  # resampling leaves colour in transparent pixels
+    sticker[sticker[..., 3] == 0] = 0  # resampling leaves color in transparent pixels
     return sticker
 
 

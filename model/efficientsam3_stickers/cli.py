@@ -71,10 +71,10 @@ def fetch(stickers: StickersOption = None) -> None:
 
     with resumable(), _progress_bar("Downloading") as report:
         baked = fetch_stickers(stickers, report)
-    table = Table("style", "stickers", "licence", title=f"Stickers in {baked.folder}")
+    table = Table("style", "stickers", "license", title=f"Stickers in {baked.folder}")
     for style in STYLES:
         count = sum(style in concept.styles for concept in baked.concepts.values())
-        table.add_row(style, str(count), archives()[style].licence)
+        table.add_row(style, str(count), archives()[style].license)
     output_console().print(table)
     total, seen = len(baked.concepts), len(baked.concept_names("seen"))
     output_console().print(

@@ -74,7 +74,7 @@ class ClipObject:
     Attributes:
         concept: What it is.
         style: Style of its sticker.
-        color: Word for the colour of most of it, or None.
+        color: Word for the color of most of it, or None.
         centers: (T, 2) float64, x and y as shares of the image's side; outside of [0, 1] where it
             is out of sight.
         appearances: How it is shown in each frame; sides are shares of the image's side.

@@ -1,4 +1,4 @@
-"""Colour words of stickers."""
+"""Color words of stickers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray",
 )  # fmt: skip
-"""Basic colour terms of English."""
+"""Basic color terms of English."""
 
 MIN_SHARE = 0.55
-"""Least share of a sticker's opaque area for a colour word."""
+"""Least share of a sticker's opaque area for a color word."""
 
 
 def color_word(sticker: NDArray[np.uint8]) -> str | None:
-    """The colour of more than half of a sticker's opaque area; None if there is none.
+    """The color of more than half of a sticker's opaque area; None if there is none.
 
     Args:
         sticker: (S, S, 4) RGBA.
@@ -29,7 +29,7 @@ def color_word(sticker: NDArray[np.uint8]) -> str | None:
 
 
 def _color_words(rgb: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """(N, 3) -> (N,) words; "" between colours, where people would name different ones."""
+    """(N, 3) -> (N,) words; "" between colors, where people would name different ones."""
     values = rgb.astype(np.float32) / 255
     high, low = values.max(1), values.min(1)
     chroma = high - low

@@ -40,7 +40,7 @@ class Appearance:
 
 
 def render_sticker(sticker: Pixels, appearance: Appearance) -> Pixels:
-    """Scale, rotate and colour a sticker.
+    """Scale, rotate and color a sticker.
 
     Args:
         sticker: (S, S, 4) RGBA, straight alpha, with a margin of 2 pixels.
@@ -49,7 +49,7 @@ def render_sticker(sticker: Pixels, appearance: Appearance) -> Pixels:
     Returns:
         A patch (h, w, 4) RGBA with premultiplied alpha.
     """
-    # With premultiplied alpha, resampling does not mix in the colour of transparent pixels.
+    # With premultiplied alpha, resampling does not mix in the color of transparent pixels.
     image = Image.fromarray(sticker).convert("RGBa")
     if appearance.mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,6 +1,6 @@
 """Queries of a scene: phrases that are true of some objects, and hard negatives.
 
-Every phrase is true or false by construction. A colour is used for stickers that mostly have it, a
+Every phrase is true or false by construction. A color is used for stickers that mostly have it, a
 size for sides well away from its limit, and nothing is called absent that a person might see.
 """
 

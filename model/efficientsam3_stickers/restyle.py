@@ -12,9 +12,9 @@ RINGS = (3, 5, 7)
 
 
 def restyle(rng: np.random.Generator, sticker: Pixels) -> Pixels:
-    """Draw a sticker in another style: flat colours, dark lines along edges, a dark outline.
+    """Draw a sticker in another style: flat colors, dark lines along edges, a dark outline.
 
-    Its hues stay, so that words for its colour stay true.
+    Its hues stay, so that words for its color stay true.
 
     Args:
         rng: Source of random numbers.
@@ -27,7 +27,7 @@ def restyle(rng: np.random.Generator, sticker: Pixels) -> Pixels:
     alpha = image.getchannel("A")
     opaque = sticker[sticker[..., 3] > OPAQUE][:, :3]
     mean = tuple(int(v) for v in opaque.mean(0)) if len(opaque) else (0, 0, 0)
-    # Transparent pixels are black, and would otherwise be one of the flat colours.
+    # Transparent pixels are black, and would otherwise be one of the flat colors.
     color = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, mean), alpha)
     flat, lines, ring = rng.random(3) < (0.6, 0.5, 0.5)
     if lines:

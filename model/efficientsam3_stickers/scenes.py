@@ -47,7 +47,7 @@ class SceneObject:
         mask: (H, W) bool, its visible pixels.
         box: (4,) float32, xyxy in pixels around the mask.
         side: Its longer side before rotation and occlusion, as a share of the image's side.
-        color: Word for the colour of most of it, or None.
+        color: Word for the color of most of it, or None.
         angle: Rotation in degrees, counter-clockwise.
     """
 

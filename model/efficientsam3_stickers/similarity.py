@@ -17,7 +17,7 @@ MAX_NEAR_OF_SUBGROUP = 6
 """Hard negatives of a concept, and how many of them are chosen from its own subgroup first."""
 
 TWIN_DISTANCE = 0.02
-"""Mean difference of colour and alpha, of 1, below which two stickers look the same."""
+"""Mean difference of color and alpha, of 1, below which two stickers look the same."""
 
 
 class SimilarityIndex:

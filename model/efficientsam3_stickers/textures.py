@@ -19,7 +19,7 @@ Texture = Callable[[np.random.Generator, int], Field]
 
 
 def color_field(rng: np.random.Generator, field: Field) -> Pixels:
-    """Colour a field by a random palette of two to four colours, which are mostly muted.
+    """Color a field by a random palette of two to four colors, which are mostly muted.
 
     Args:
         rng: Source of random numbers.

@@ -44,9 +44,9 @@ def test_memory_is_read_at_the_marks(bench: ModuleType, capsys: pytest.CaptureFi
 def test_the_film_shows_what_the_watcher_sees(bench: ModuleType, tmp_path: Path) -> None:
     bench.write_film(tmp_path / "a.mp4", 30)
     for frame in read_frames(tmp_path / "a.mp4"):
-        coloured = np.ptp(frame.image.astype(int), axis=2) > 60
+        colored = np.ptp(frame.image.astype(int), axis=2) > 60
         seen = bench.masks(frame.index).any(0).numpy()
-        assert (coloured != seen).mean() < 0.01
+        assert (colored != seen).mean() < 0.01
 
 
 def test_objects_are_timed(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

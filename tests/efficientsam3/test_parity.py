@@ -175,8 +175,8 @@ def test_results_in_pixels_are_upstreams_boxes_and_scores(case: Case) -> None:
     score, box = case.golden[f"p{i}_scores"], case.golden[f"p{i}_boxes"]
     order = np.argsort(-score, kind="stable")[: int((score > 0.5).sum())]
     close(found.scores, score[order])
-    centre, half = box[order, :2], box[order, 2:] / 2
-    corners = np.concatenate([centre - half, centre + half], 1).clip(0, 1)
+    center, half = box[order, :2], box[order, 2:] / 2
+    corners = np.concatenate([center - half, center + half], 1).clip(0, 1)
     # The order of equal scores is open to rounding: compare column by column.
     ours = found.boxes / [width, height, width, height]
     close(np.sort(ours, axis=0), np.sort(corners, axis=0))

@@ -159,7 +159,7 @@ def test_one_model_is_part_of_the_package() -> None:
     assert variant is VARIANTS[EMBEDDED] and variant.name == "efficientsam3-stickers"
     assert isinstance(variant.weights, Packaged)
     assert variant.weights.location.parts[-2:] == ("assets", variant.name)
-    assert variant.weights.licence == "Apache-2.0"
+    assert variant.weights.license == "Apache-2.0"
     assert variant.abilities == set(ABILITIES)
     assert variant.stage in STAGES
 
@@ -208,7 +208,7 @@ def test_the_name_says_what_is_inside(variant: Variant) -> None:
 def test_weights_say_how_to_get_them(variant: Variant) -> None:
     weights = hub(variant)
     assert weights.revision == "main"
-    assert weights.licence
+    assert weights.license
     assert weights.gated == (weights.repo != STUDENT_REPO)
     if weights.gated:
         assert weights.how_to_get_access is not None

@@ -20,7 +20,7 @@ FRUIT = ("Food & Drink", "food-fruit")
 MAMMAL = ("Animals & Nature", "animal-mammal")
 ROLE = ("People & Body", "person-role")
 
-# code, name, (group, subgroup), short names, shape, colour
+# code, name, (group, subgroup), short names, shape, color
 SHAPES = [
     ("1f34e", "red apple", FRUIT, ["apple"], "ellipse", "#d02020"),
     ("1f34f", "green apple", FRUIT, ["green_apple"], "ellipse", "#20a040"),

@@ -19,7 +19,7 @@ def test_every_archive_is_pinned() -> None:
     for archive in archives.archives().values():
         assert len(archive.sha256) == 64
         assert any(char.isdigit() for char in archive.file)
-        assert archive.licence
+        assert archive.license
 
 
 # Noto is a font -------------------------------------------------------------------------------

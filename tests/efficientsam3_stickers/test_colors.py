@@ -1,4 +1,4 @@
-"""Colour words of stickers."""
+"""Color words of stickers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stickers in other styles: lines and flat colours, with the same hues and shapes."""
+"""Stickers in other styles: lines and flat colors, with the same hues and shapes."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def load(
 
 
 def make_picture(seed: int, height: int = 48, width: int = 64) -> Image.Image:
-    """A picture of a few coloured rectangles."""
+    """A picture of a few colored rectangles."""
     rng = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), rng.integers(0, 255, 3), np.uint8)
     for _ in range(4):

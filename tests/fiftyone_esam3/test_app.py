@@ -154,11 +154,11 @@ def test_an_operator_from_its_form_to_masks(app: SimpleNamespace) -> None:
     page.button("Execute")
     page.press("Execute")
 
-    def labelled() -> bool:
+    def labeled() -> bool:
         dataset.reload()
         return dataset.has_field("esam3") and len(dataset.exists("esam3")) == 3
 
-    until(labelled, "no labels in the database")
+    until(labeled, "no labels in the database")
     until(lambda: "3 samples in" in page.text, "no summary")
     page.screenshot("3-summary")
     assert set(dataset.distinct("esam3.detections.label")) == {"cat", "bus"}

@@ -74,7 +74,7 @@ def test_the_scenes_are_complete_and_small() -> None:
     assert size < 1_500_000
 
 
-def test_the_scenes_use_no_art_with_a_share_alike_licence() -> None:
+def test_the_scenes_use_no_art_with_a_share_alike_license() -> None:
     info = json.loads((SCENES / "gold.json").read_text())["info"]
     assert info["split"] == "seen"  # of the art styles for training, without OpenMoji (CC BY-SA)
     text = (SCENES / "gold.json").read_text() + (ROOT / "demo" / "make_scenes.py").read_text()
@@ -101,7 +101,7 @@ def test_the_clip_is_a_video_with_annotations() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("asset")
-def test_scenes_are_labelled_evaluated_and_drawn(
+def test_scenes_are_labeled_evaluated_and_drawn(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demo.main(["--out", str(tmp_path / "out"), "--threshold", "0.2"])
@@ -153,10 +153,10 @@ def test_the_truth_gets_full_metrics(
     assert shows(demo.draw_answers(dataset, truth, tmp_path / "less"), MISSED)
 
 
-def shows(folder: Path, colour: tuple[int, int, int]) -> bool:
+def shows(folder: Path, color: tuple[int, int, int]) -> bool:
     """Whether the first picture has an outline of that color; JPEG changes colors a little."""
     pixels = np.asarray(Image.open(min(folder.iterdir())), np.int16)
-    return bool((np.abs(pixels - colour).max(-1) < 40).sum() > 100)
+    return bool((np.abs(pixels - color).max(-1) < 40).sum() > 100)
 
 
 def test_stored_masks_are_where_the_model_put_them(demo: ModuleType) -> None:
@@ -223,7 +223,7 @@ def test_a_clip_is_tracked_drawn_and_evaluated(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("asset")
-def test_photographs_are_labelled_and_drawn(
+def test_photographs_are_labeled_and_drawn(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"

@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 48, 64
 
 @pytest.fixture(scope="session")
 def photo() -> npt.NDArray[np.uint8]:
-    """A few coloured rectangles, (48, 64, 3) RGB."""
+    """A few colored rectangles, (48, 64, 3) RGB."""
     rng = np.random.default_rng(0)
     pixels = np.full((HEIGHT, WIDTH, 3), (200, 120, 40), np.uint8)
     for _ in range(6):

@@ -69,7 +69,7 @@ def test_the_order_of_channels_is_said_once(tiny: es3.ImageModel, photo: Any) ->
     bgr = ConceptDetector(tiny, WORDS, threshold=0.3, color="bgr")
     frame = photo[..., ::-1]
     assert same(rgb.predict(photo), bgr.predict(frame))
-    assert not same(rgb.predict(photo), rgb.predict(frame)), "the colours do not matter here"
+    assert not same(rgb.predict(photo), rgb.predict(frame)), "the colors do not matter here"
     picture = Image.fromarray(photo)
     assert same(rgb.predict(picture), bgr.predict(picture)), "a PIL image knows its own"
     kept = bgr.predict(frame, include_source_image=True).metadata["source_image"]

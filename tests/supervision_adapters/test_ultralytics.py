@@ -90,7 +90,7 @@ def test_boxes_of_yolo_get_masks(tiny: es3.ImageModel, photo: Any, color: Any) -
     results = to_results(boxes, photo, class_names=CLASSES, path="a.jpg")
     (out,) = segment_boxes(ConceptDetector(tiny, color=color), [results])
     said = tiny.segment_objects(photo, boxes=boxes.xyxy)
-    assert np.array_equal(out.masks.data.numpy(), said.masks), "the colours were mixed up"
+    assert np.array_equal(out.masks.data.numpy(), said.masks), "the colors were mixed up"
     assert np.array_equal(out.boxes.xyxy.numpy(), boxes.xyxy)
     assert out.boxes.cls.tolist() == [2, 0] and out.path == "a.jpg" and out.names[2] == "bird"
     assert np.array_equal(out.orig_img, results.orig_img)

@@ -57,11 +57,11 @@ def models(
         typer.echo(json.dumps([_as_json(v, v.name in cached) for v in variants], indent=1))
         return
     console = output_console()
-    titles = ("model", "image encoder", "text encoder", "context", "M param.", "can", "licence")
+    titles = ("model", "image encoder", "text encoder", "context", "M param.", "can", "license")
     table = Table(*titles, "weights", box=None, pad_edge=False)
     for v in variants:
         row = [v.name, v.vision, v.text, str(v.context), _millions(v)]
-        row += [_ability_letters(v), v.weights.licence, _place(v, v.name in cached)]
+        row += [_ability_letters(v), v.weights.license, _place(v, v.name in cached)]
         if console.width >= TABLE_WIDTH:
             table.add_row(*row, style="bold" if v.name in cached else "")
         else:  # a narrow table would cut the names
@@ -120,7 +120,7 @@ def _as_json(variant: Variant, cached: bool) -> dict[str, Any]:
         "params_millions": count if count == count else None,
         "abilities": sorted(variant.abilities),
         "uncertain": list(variant.uncertain),
-        "licence": source.licence,
+        "license": source.license,
         **place,
         "cached": cached,
         "coco_miou": variant.coco_miou,

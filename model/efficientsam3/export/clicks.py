@@ -2,7 +2,7 @@
 
 Their inputs and outputs are those of SAM 2's files in browsers, such as FiftyOne's App runs, so
 that these can take their place. What differs is in the graph: the encoder takes 1024 pixels a side
-normalised as for ImageNet, and resizes and normalises them anew; masks leave with 256 a side.
+normalized as for ImageNet, and resizes and normalizes them anew; masks leave with 256 a side.
 """
 
 from __future__ import annotations

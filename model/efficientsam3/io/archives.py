@@ -30,14 +30,14 @@ class Archive:
         file: Name of the file.
         sha256: SHA-256 of its content.
         command: Command that downloads it into the current folder.
-        licence: Licence of its content.
+        license: License of its content.
     """
 
     title: str
     file: str
     sha256: str
     command: str
-    licence: str
+    license: str
 
 
 def fetch_archive(archive: Archive, folder: Path) -> Path:

@@ -76,7 +76,7 @@ class CoarseMask:
         return out
 
     def resized(self, grid: tuple[int, int]) -> CoarseMask:
-        """The mask on another grid, by nearest neighbour.
+        """The mask on another grid, by nearest neighbor.
 
         Args:
             grid: (rows, columns) of the other grid.

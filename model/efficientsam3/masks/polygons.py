@@ -73,7 +73,7 @@ def trace(mask: Array, corners: bool = False) -> list[Array]:
     starts, directions, pixels = [], [], []
     # Sides of pixels without a neighbor there, followed with the mask on the right. Direction 0 is
     # right, 1 down, 2 left, 3 up; a side starts at a corner of its pixel.
-    for turn, (neighbour, corner) in enumerate(
+    for turn, (neighbor, corner) in enumerate(
         (
             (room[:-2, 1:-1], (0, 0)),
             (room[1:-1, 2:], (1, 0)),
@@ -81,7 +81,7 @@ def trace(mask: Array, corners: bool = False) -> list[Array]:
             (room[1:-1, :-2], (0, 1)),
         )
     ):
-        y, x = np.nonzero(inside & ~neighbour)
+        y, x = np.nonzero(inside & ~neighbor)
         starts.append((y + corner[1]) * width + x + corner[0])
         directions.append(np.full(len(y), turn))
         pixels.append(np.stack([x, y], 1))

@@ -48,7 +48,7 @@ def sample_error_clicks(
         generator: on the CPU.
 
     Returns:
-        (P, 1, 2) xy in [0, 1], the centre of a pixel; and (P, 1) labels: 1 where the object was
+        (P, 1, 2) xy in [0, 1], the center of a pixel; and (P, 1) labels: 1 where the object was
         missed, 0 where it was added. If both masks are equal, the click is on the object, with
         label 1; without an object the label is -1 (no click).
     """

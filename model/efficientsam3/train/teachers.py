@@ -170,7 +170,7 @@ SAM2 = Preprocessing(1024, IMAGENET_MEAN, IMAGENET_STD)
 class ImageTeacher(Frozen):
     """An image encoder as a teacher of feature maps.
 
-    It gets the student's input, the image squashed to a square in the student's normalisation, and
+    It gets the student's input, the image squashed to a square in the student's normalization, and
     changes that to what it was trained on.
 
     Args:
@@ -314,7 +314,7 @@ class PyramidTeacher(Frozen):
     """Image encoder and feature pyramid of a model as a teacher of what its heads read.
 
     Args:
-        module: Pixels in the student's size and normalisation -> levels of scale 1, 2 and 4, each
+        module: Pixels in the student's size and normalization -> levels of scale 1, 2 and 4, each
             (B, C, h, w).
         name: Name by which checkpoints remember it.
     """

@@ -94,7 +94,7 @@ def best_rows(rows: list[int], scores: Array, limit: int) -> list[int]:
 
 
 def away_from_border(boxes: Array, size: tuple[int, int], margin: float) -> Array:
-    """Whether the centres of boxes are further than a margin from the image's border.
+    """Whether the centers of boxes are further than a margin from the image's border.
 
     SAM3: ``Sam3VideoBase._suppress_detections_close_to_boundary``.
 

@@ -17,7 +17,7 @@ from ..io.images import read_rgb
 from ..io.pixel_values import SourceRange
 from ..masks.shapes import read_shape
 from ..outputs import OBJECT
-from ..prompts import check_labelled, read_boxes, read_labels
+from ..prompts import check_labeled, read_boxes, read_labels
 from ..segmenter import VISUAL
 from ..types import Array, Instances, join
 from .association import suppress_across_classes
@@ -218,7 +218,7 @@ class ConceptTracker:
             TrackError: The frame has passed.
             PromptError: The boxes or labels have a wrong shape or value.
         """
-        check_labelled(box_labels, boxes, "box_labels", "boxes")
+        check_labeled(box_labels, boxes, "box_labels", "boxes")
         if concept is None and self._masklets is None:
             raise MissingAbilityError(
                 "boxes without a concept find objects in their frame, which the memory then "
@@ -269,7 +269,7 @@ class ConceptTracker:
         masklets = self.require_memory()
         if self._last is None:
             raise TrackError("no frame was given yet; call step with the frame that you point at")
-        check_labelled(point_labels, points, "point_labels", "points")
+        check_labeled(point_labels, points, "point_labels", "points")
         track_id = None if track_id is None else _read_id(track_id)
         size = _size(self._last)
         label = read_phrase(concept)

@@ -64,8 +64,8 @@ class _Track:
 def _displacement(old: CoarseMask, new: CoarseMask) -> Array:
     """(2,) rows and columns from one mask to another, in shares of the image.
 
-    It is the median of both edges and the centre. When one side of an object is being covered,
-    that edge and the centre move, and the other edge shows the true motion.
+    It is the median of both edges and the center. When one side of an object is being covered,
+    that edge and the center move, and the other edge shows the true motion.
     """
     old = old.resized(new.grid)
     before, after = (np.array(mask.box, float).reshape(2, 2) for mask in (old, new))

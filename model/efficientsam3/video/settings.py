@@ -161,7 +161,7 @@ class TrackSettings:
     """A detection that matches no object begins one when it has at least this score, in [0, 1]
     (SAM3: ``new_det_thresh``). While a concept has no object, every detection begins one."""
     border_margin: float = 0.0
-    """Detections whose box centre is within this share of the image's border begin no object; 0
+    """Detections whose box center is within this share of the image's border begin no object; 0
     turns the rule off (SAM3: ``suppress_det_close_to_boundary``, with a margin of 0.025)."""
     max_objects: int = 10_000
     """Number of objects that are tracked at once, from 1; of new ones those with the highest

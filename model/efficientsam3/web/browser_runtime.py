@@ -14,7 +14,7 @@ RUNTIME = Archive(
     file=f"onnxruntime-web-{VERSION}.tgz",
     sha256="d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
     command=f"npm pack --silent onnxruntime-web@{VERSION}",
-    licence="MIT",
+    license="MIT",
 )
 
 FILES = (

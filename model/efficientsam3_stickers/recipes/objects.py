@@ -78,7 +78,7 @@ class Options:
     """Weight of the distance of objects to EfficientNet-Lite0's features of their stickers, where
     there is a teacher of images."""
     restyled: float = 0.3
-    """Share of the stickers that are drawn in another style, as lines and flat colours."""
+    """Share of the stickers that are drawn in another style, as lines and flat colors."""
     calibration: int = 200
     """Scenes by which the presence of the model is calibrated."""
     workers: int = 1

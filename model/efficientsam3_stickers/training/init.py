@@ -60,13 +60,13 @@ def init_from_scratch(net: Detector, seed: int = 0) -> Detector:
 def normalize_tokens(net: Detector, pixels: Tensor) -> Detector:
     """Scale the coarse level of the pyramid, in place, to a standard deviation of 1.
 
-    Tokens that learned names are normalised before they are compared, so that their scale drifts,
+    Tokens that learned names are normalized before they are compared, so that their scale drifts,
     to 12 in the recipe ``stickers``. Heads that start with such tokens attend by content and not by
     position, and lose what the fusion adds to the tokens.
 
     Args:
         net: The model.
-        pixels: (B, 3, R, R) some images, normalised.
+        pixels: (B, 3, R, R) some images, normalized.
 
     Returns:
         The model.

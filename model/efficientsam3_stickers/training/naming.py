@@ -32,7 +32,7 @@ class NamingBatch(NamedTuple):
     """Images with names.
 
     Attributes:
-        pixels: (B, 3, R, R) float32, normalised.
+        pixels: (B, 3, R, R) float32, normalized.
         labels: Names of what the images show.
     """
 

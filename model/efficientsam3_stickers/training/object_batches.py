@@ -32,7 +32,7 @@ class ObjectBatch(NamedTuple):
     """B scenes with up to T objects each, and P prompts about them.
 
     Attributes:
-        pixels: (B, 3, R, R) float32, normalised.
+        pixels: (B, 3, R, R) float32, normalized.
         boxes: (B, T, 4) cxcywh in [0, 1].
         valid: (B, T) bool, False for padding, which comes last.
         masks: (B, T, 4 * grid, 4 * grid) uint8, the covered share of each cell times 255.

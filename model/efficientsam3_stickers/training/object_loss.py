@@ -34,7 +34,7 @@ class ObjectLossWeights:
         token: Tokens on objects, as the object decoder selects them.
         score: Queries that are objects.
         box: L1 distance of boxes.
-        giou: 1 - generalised IoU of boxes.
+        giou: 1 - generalized IoU of boxes.
         mask: Binary cross-entropy of masks, near the objects.
         dice: Dice loss of masks.
         name: Cross-entropy of the names of objects among all names.
@@ -396,7 +396,7 @@ def score_loss(logits: Tensor, pairs: Assignment) -> Tensor:
 
 
 def box_terms(boxes: Tensor, pairs: Assignment, batch: ObjectBatch) -> tuple[Tensor, Tensor]:
-    """Sums of the L1 distance and of 1 - generalised IoU of pairs.
+    """Sums of the L1 distance and of 1 - generalized IoU of pairs.
 
     Args:
         boxes: (B, Q, 4) cxcywh in [0, 1].

@@ -299,7 +299,7 @@ def test_an_unknown_text_encoder(plain: Path) -> None:
 
 @pytest.mark.parametrize("text", ["mobileclip-s0", "mobileclip-s1", "mobileclip2-l", "sam3"])
 @pytest.mark.parametrize("vision", ["repvit-m0.9", "tinyvit-5m", "efficientvit-b2", "sam3"])
-def test_encoders_are_recognised(vision: str, text: str, tmp_path: Path) -> None:
+def test_encoders_are_recognized(vision: str, text: str, tmp_path: Path) -> None:
     path = write(tmp_path / "file.pt", placeholders(released_keys(vision, text, 32)))
     contents = read.Contents.read(path)
     assert (contents.vision, contents.text) == (vision, text)
@@ -450,7 +450,7 @@ def test_a_group_that_is_partly_there_is_an_error_that_names_keys(
     rename = layout.to_ours(VISION, TEXT, release)
     lost = {}
     for key in reversed(state):
-        # Encoders are recognised by some of their keys: lose others.
+        # Encoders are recognized by some of their keys: lose others.
         if "num_batches" not in key and "head.0" not in key:
             lost.setdefault(part(key), key)
     assert set(lost) == {part(k) for k in state}

@@ -53,8 +53,8 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     ramp = np.add.outer(np.arange(40), 3 * np.arange(60))
-    colours = np.stack([ramp, ramp[::-1], 200 - ramp], 2).clip(0, 255)
-    image = Image.fromarray(colours.astype(np.uint8))
+    colors = np.stack([ramp, ramp[::-1], 200 - ramp], 2).clip(0, 255)
+    image = Image.fromarray(colors.astype(np.uint8))
     image.save(folder / "plain.jpg")
     image.convert("CMYK").save(folder / "cmyk.jpg")
     image.convert("L").save(folder / "sub/grey.png")

@@ -49,7 +49,7 @@ def test_models_as_json() -> None:
     assert [row["name"] for row in rows] == es3.list_models()
     sam3 = next(row for row in rows if row["name"] == "sam3")
     assert sam3["gated"] and "Ask Meta for access" in sam3["how_to_get_access"]
-    assert {"vision", "text", "context", "abilities", "uncertain", "licence", "cached"} <= set(sam3)
+    assert {"vision", "text", "context", "abilities", "uncertain", "license", "cached"} <= set(sam3)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def test_gold_of_one_annotator(toy: SimpleNamespace, write: Write) -> None:
         ((14, 1), "sub/c.png", "blue thing", 1),
     ]
     target = truth.pairs[0].targets[0]
-    assert target.box == pytest.approx(toy.LEFT)  # normalised in the file
+    assert target.box == pytest.approx(toy.LEFT)  # normalized in the file
     assert (target.area, target.crowd, truth.pairs[0].size) == (400, False, toy.SIZE)
     assert list(truth.images) == ["a.png", "b.png", "sub/c.png"]
 

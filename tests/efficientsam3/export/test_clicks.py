@@ -42,7 +42,7 @@ def stretched(photo: np.ndarray) -> np.ndarray:
 
 
 def browser_pixels(photo: np.ndarray) -> np.ndarray:
-    """An image as FiftyOne's App feeds it: stretched to 1024, normalised as for ImageNet."""
+    """An image as FiftyOne's App feeds it: stretched to 1024, normalized as for ImageNet."""
     pixels = (stretched(photo).astype(np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
     return pixels.astype(np.float32).transpose(2, 0, 1)[None]
 

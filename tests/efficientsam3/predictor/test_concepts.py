@@ -60,8 +60,8 @@ def test_results_have_the_size_of_the_image(tiny: es3.ImageModel, size: tuple[in
     assert out.mask(0).shape == size
     assert out.rles[0]["size"] == list(size)
     assert (out.boxes <= [size[1], size[0]] * 2).all()
-    centre = [[size[1] / 2, size[0] / 2]]
-    one = tiny.segment(image, points=centre)
+    center = [[size[1] / 2, size[0] / 2]]
+    one = tiny.segment(image, points=center)
     assert one.size == size
     assert one.mask(0).shape == size
 

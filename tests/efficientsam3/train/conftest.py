@@ -138,16 +138,16 @@ def train_steps(task: Any, steps: int, lr: float = 3e-3) -> tuple[float, float]:
         The mean losses of the first three and of the last three steps.
     """
     params = [p for p in task.module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(params, lr)
+    optimizer = torch.optim.AdamW(params, lr)
     task.start(torch.device("cpu"))
     task.train_mode()
     losses = []
     batches = task.batches(0, 0, 1)
     for _ in range(steps):
         loss = task.loss(task.module, next(batches))["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     return float(np.mean(losses[:3])), float(np.mean(losses[-3:]))
 

@@ -54,8 +54,8 @@ def test_colors(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return concept_sheet(net, config, [sample], columns=1)[GAP : GAP + SIDE, GAP : GAP + SIDE]
 
-    def share(picture: np.ndarray, area: np.ndarray, colour: tuple[int, int, int]) -> float:
-        return float((np.abs(picture[area] - np.array(colour) / 2).max(1) < 2).mean())
+    def share(picture: np.ndarray, area: np.ndarray, color: tuple[int, int, int]) -> float:
+        return float((np.abs(picture[area] - np.array(color) / 2).max(1) < 2).mean())
 
     nothing = torch.zeros(0, 32, 32)
     assert share(drawn(nothing), there, MISSED) > 0.95

@@ -91,7 +91,7 @@ def other(own: Preprocessing | None, **options: Any) -> ImageTeacher:
     )
 
 
-def test_another_encoder_gets_its_own_normalisation() -> None:
+def test_another_encoder_gets_its_own_normalization() -> None:
     teacher = other(SAM2)
     pixels = torch.ones(1, 3, 64, 64)  # white, as the student sees it
     out = teacher(pixels)

@@ -104,7 +104,7 @@ def write_squares(path: Path, frames: int = 40) -> Path:
 
 
 class Seer:
-    """A model that detects "red" and "blue" by their colour. asked: number of images so far."""
+    """A model that detects "red" and "blue" by their color. asked: number of images so far."""
 
     name = "seer"
     abilities = frozenset({"concepts", "exemplars", "masks"})

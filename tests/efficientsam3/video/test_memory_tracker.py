@@ -24,7 +24,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def pictures(count: int, seed: int = 0) -> list[Picture]:
-    """Noise with other colours in each quarter and each frame."""
+    """Noise with other colors in each quarter and each frame."""
     rng = np.random.default_rng(seed)
     out = rng.integers(0, 90, (count, 48, 64, 3))
     for picture in out:

@@ -69,7 +69,7 @@ def test_what_lies_on_a_larger_thing_stays_visible() -> None:
     assert np.abs(picture[350, 320].astype(int) - picture[350, 500]).sum() > 40
 
 
-def test_colours_stay_with_concepts_and_instances() -> None:
+def test_colors_stay_with_concepts_and_instances() -> None:
     box = (0, 0, 5, 5)
     one = rectangles((9, 9), [("cat", 0.9, box)] * 14)
     assert len(set(instance_colors(one))) == 14
@@ -77,7 +77,7 @@ def test_colours_stay_with_concepts_and_instances() -> None:
     two = rectangles((9, 9), [("dog", 0.9, box)] * 3, concepts=("cat", "dog"))
     more = rectangles((9, 9), [("cat", 0.9, box), *[("dog", 0.9, box)] * 3])
     assert instance_colors(two) == instance_colors(more)[1:], (
-        "cat, absent from the first, keeps its colour"
+        "cat, absent from the first, keeps its color"
     )
     tracked = rectangles((9, 9), [("cat", 0.9, box)] * 2, track_ids=np.array([7, 3]))
     assert instance_colors(tracked) == [COLORS[7], COLORS[3]]

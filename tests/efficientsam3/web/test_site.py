@@ -132,7 +132,7 @@ def test_models_of_other_runtimes_are_refused(fake_model: Path, fake_runtime: Pa
 
 def test_the_runtime_is_pinned() -> None:
     assert VERSION in RUNTIME.command and VERSION in RUNTIME.file
-    assert len(RUNTIME.sha256) == 64 and RUNTIME.licence == "MIT"
+    assert len(RUNTIME.sha256) == 64 and RUNTIME.license == "MIT"
 
 
 def test_the_runtime_s_files_are_taken_from_its_archive(

@@ -23,7 +23,7 @@ from efficientsam3_stickers.training.teacher_files import (
 def test_every_archive_is_pinned() -> None:
     assert set(teacher_archives()) == {"minilm", "wordpiece", "efficientnet"}
     for archive in teacher_archives().values():
-        assert len(archive.sha256) == 64 and archive.licence == "Apache-2.0"
+        assert len(archive.sha256) == 64 and archive.license == "Apache-2.0"
         assert "==" in archive.command or "@" in archive.command
 
 

@@ -179,12 +179,12 @@ def test_runs_with_the_same_settings_share_the_work(
     dataset: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second run starts at the other end, so that both meet in the middle."""
-    labelled: list[str] = []
+    labeled: list[str] = []
     began = threading.Event()
     real = LabelWriter.write
 
     def record(self: Any, document: Any, value: Any) -> None:
-        labelled.append(document.id)
+        labeled.append(document.id)
         began.set()
         real(self, document, value)
 
@@ -202,4 +202,4 @@ def test_runs_with_the_same_settings_share_the_work(
     for thread in threads:
         thread.join()
     assert len(good.exists("esam3")) == 3
-    assert set(labelled) == set(good.values("id")) and len(labelled) < 6
+    assert set(labeled) == set(good.values("id")) and len(labeled) < 6

@@ -349,7 +349,7 @@ def test_boxes_without_masks_cannot_be_the_truth(dataset: Any, run: Run) -> None
         run("evaluate", field="esam3", truth="boxes")
 
 
-def test_views_that_cannot_be_labelled(dataset: Any, run: Run, tmp_path: Path) -> None:
+def test_views_that_cannot_be_labeled(dataset: Any, run: Run, tmp_path: Path) -> None:
     with pytest.raises(ExecutionError, match="no samples in this view"):
         run("segment_concepts", target=dataset.match_tags("nothing"), **everything())
     with pytest.raises(ExecutionError, match="view of patches"):

@@ -88,7 +88,7 @@ def _contour_f1(predicted: _Contour, target: _Contour, distance: float) -> float
 
 
 def contour(mask: Array) -> Array:
-    """The contour of a mask: pixels that differ from their right, lower or lower right neighbour.
+    """The contour of a mask: pixels that differ from their right, lower or lower right neighbor.
 
     Args:
         mask: (H, W) bool.

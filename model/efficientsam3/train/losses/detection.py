@@ -26,7 +26,7 @@ class LossWeights:
         label: Weight of the label term of the queries.
         presence: Weight of the presence term.
         box: Weight of the L1 distance of boxes.
-        giou: Weight of 1 - generalised IoU.
+        giou: Weight of 1 - generalized IoU.
         mask: Weight of the focal loss of masks.
         dice: Weight of the Dice loss of masks.
         one_to_many: Factor of the terms of the one-to-many queries; 0: there are none.
@@ -145,7 +145,7 @@ def presence_loss(logits: Tensor, targets: Targets) -> Tensor:
 def box_losses(
     boxes: Tensor, targets: Targets, matches: Matches, count: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """L1 and generalised-IoU losses of the matched boxes.
+    """L1 and generalized-IoU losses of the matched boxes.
 
     Args:
         boxes: (B, Q, 4) cxcywh in [0, 1].

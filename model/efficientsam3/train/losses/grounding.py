@@ -30,7 +30,7 @@ class GroundingBatch(NamedTuple):
     """B images with P prompts.
 
     Attributes:
-        pixels: (B, 3, R, R) float32, normalised.
+        pixels: (B, 3, R, R) float32, normalized.
         tokens: (P, L) int64 tokens of the phrases.
         images: (P,) int64, the image of each prompt.
         targets: of the P prompts, with masks at the mask head's resolution.

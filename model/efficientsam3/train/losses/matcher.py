@@ -50,27 +50,27 @@ class Targets(NamedTuple):
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (arXiv 1902.09630) of all pairs of boxes.
+    """IoU and generalized IoU (arXiv 1902.09630) of all pairs of boxes.
 
     Args:
         a: (..., N, 4) xyxy.
         b: (..., M, 4) xyxy.
 
     Returns:
-        IoU and generalised IoU, each (..., N, M).
+        IoU and generalized IoU, each (..., N, M).
     """
     return paired_iou(a[..., :, None, :], b[..., None, :, :])
 
 
 def paired_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of boxes in pairs.
+    """IoU and generalized IoU of boxes in pairs.
 
     Args:
         a: (..., 4) xyxy.
         b: (..., 4) xyxy, of a shape that broadcasts with ``a``.
 
     Returns:
-        IoU and generalised IoU, each (...).
+        IoU and generalized IoU, each (...).
     """
 
     def area(low: Tensor, high: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class HungarianMatcher:
     Attributes:
         label: Weight of the focal classification cost.
         box: Weight of the L1 distance of cxcywh boxes in [0, 1].
-        giou: Weight of minus the generalised IoU.
+        giou: Weight of minus the generalized IoU.
         alpha: Alpha of the focal cost.
         gamma: Gamma of the focal cost.
     """

@@ -93,7 +93,7 @@ class ClipBatch(NamedTuple):
     """B clips of T frames with P objects, each visible on the first frame of its clip.
 
     Attributes:
-        pixels: (B, T, 3, R, R) float32, normalised.
+        pixels: (B, T, 3, R, R) float32, normalized.
         clips: (P,) int64, the clip of each object.
         masks: (P, T, h, w) bool, at the resolution of the mask head.
         prompt: one of ``PROMPTS``, of the first frame.
@@ -119,7 +119,7 @@ class ClipBatches:
 
     Attributes:
         source: The videos.
-        config: Of the model; resolution, grid and normalisation are used.
+        config: Of the model; resolution, grid and normalization are used.
         settings: How clips are drawn and prompted.
 
     Raises:

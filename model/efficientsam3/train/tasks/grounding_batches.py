@@ -75,7 +75,7 @@ class GroundingCollator:
     """Make a ``GroundingBatch`` of samples.
 
     Args:
-        config: of the model; resolution, grid, context and normalisation are used.
+        config: of the model; resolution, grid, context and normalization are used.
         settings: of the prompts.
         extra_targets: makes what an extra loss needs from the samples and the generator.
     """

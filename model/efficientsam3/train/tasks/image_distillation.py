@@ -76,7 +76,7 @@ class MapStudent(nn.Module):
         """Compute the map.
 
         Args:
-            pixels: (B, 3, R, R) float32, normalised.
+            pixels: (B, 3, R, R) float32, normalized.
 
         Returns:
             (B, teacher_width, grid, grid).
@@ -122,7 +122,7 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         keys: of the samples.
-        pixels: (B, 3, R, R) float32, normalised.
+        pixels: (B, 3, R, R) float32, normalized.
         sizes: height and width of the original images.
         target: (B, C, grid, grid) float16 saved features, or None.
         valid: (B, grid, grid) bool, the cells that count, or None if all do.
@@ -145,7 +145,7 @@ class ImageCollator:
     """Make an ``ImageBatch`` of samples.
 
     Attributes:
-        config: Of the student; resolution, grid and normalisation are used.
+        config: Of the student; resolution, grid and normalization are used.
         features: The teacher's saved maps, by the keys of samples.
         padded: Prepare images as upstream did when it saved features: the longest side is the
             resolution, zeros right and below, ImageNet's mean and deviation. Else images are

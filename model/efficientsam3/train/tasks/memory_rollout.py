@@ -48,7 +48,7 @@ class ClipFeatures(NamedTuple):
 
         Args:
             net: with an interactive head and its pyramid.
-            pixels: (B, T, 3, R, R) float32, normalised.
+            pixels: (B, T, 3, R, R) float32, normalized.
         """
         encoded = net.part("trunk")(pixels.flatten(0, 1))
         return cls(net.read_frame(encoded), pixels.shape[1], pixels.shape[-1])

@@ -36,7 +36,7 @@ def test_contours_are_at_the_upper_left() -> None:
     assert contour(np.ones((5, 5), bool)).sum() == 0  # the image's border is no contour
     mask = np.zeros((4, 4), bool)
     mask[1:3, 1:3] = True
-    # Right, lower or lower right neighbour differs: all round but the inside pixel (1, 1).
+    # Right, lower or lower right neighbor differs: all round but the inside pixel (1, 1).
     assert contour(mask).astype(int).tolist() == [
         [1, 1, 1, 0],
         [1, 0, 1, 0],

@@ -369,14 +369,14 @@ def test_training_lowers_the_feature_term() -> None:
             weight.add_(0.05 * torch.randn_like(weight))
     teacher = FeatureDistillation(PyramidTeacher.of(other))
     batch = batch_of(config, [Shapes()[0]])
-    optimiser = torch.optim.Adam(net.part("trunk").parameters(), 2e-3)
+    optimizer = torch.optim.Adam(net.part("trunk").parameters(), 2e-3)
     losses = []
     for _ in range(10):
         image: Any = net.read_image(batch.pixels)
         ((_, loss, _),) = teacher(net, GroundingStep(batch, image, image, image, image))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
 

@@ -33,9 +33,9 @@ def test_box_iou_equals_torchvision() -> None:
     iou, giou = pairwise_iou(a, b)
     torch.testing.assert_close(iou, torchvision.ops.box_iou(a, b))
     torch.testing.assert_close(giou, torchvision.ops.generalized_box_iou(a, b))
-    same, generalised = paired_iou(a[:5], b)
+    same, generalized = paired_iou(a[:5], b)
     torch.testing.assert_close(same, iou[:5].diagonal())
-    torch.testing.assert_close(generalised, giou[:5].diagonal())
+    torch.testing.assert_close(generalized, giou[:5].diagonal())
 
 
 def test_the_iou_of_boxes_without_area_is_finite() -> None:
@@ -63,7 +63,7 @@ def test_the_assignment_has_the_lowest_cost() -> None:
 
 def test_the_cost_by_hand() -> None:
     # One query with logit 0 exactly on the box: focal cost (0.25 - 0.75) * 0.25 * ln 2, no
-    # distance, generalised IoU of 1.
+    # distance, generalized IoU of 1.
     box = torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
     cost = HungarianMatcher()._cost(torch.zeros(1, 1), box, box)
     expected = 2 * (0.25 - 0.75) * 0.25 * torch.log(torch.tensor(2.0)) - 2

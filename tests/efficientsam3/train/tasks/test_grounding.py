@@ -117,17 +117,17 @@ def overfit(steps: int) -> tuple[list[float], dict[str, float]]:
     weights = LossWeights(denoising=1.0, padded_queries=12)
     criterion = GroundingLoss(weights, one_to_many_on_aux=True, extra=(DenseLoss(),))
     task = task_of(net, config, criterion=criterion)
-    optimiser = torch.optim.AdamW(net.parameters(), 8e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(net.parameters(), 8e-3, weight_decay=0)
     # If the rate did not fall to zero, the last step would decide which detections are kept.
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 8e-3, max(steps, 20), pct_start=0.1)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, max(steps, 20), pct_start=0.1)
     task.train_mode()
     losses = []
     for _, batch in zip(range(steps), task.batches(0, 0, 1), strict=False):
         loss = task.loss(net, batch)["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         rate.step()
         losses.append(float(loss.detach()))
     net.eval()

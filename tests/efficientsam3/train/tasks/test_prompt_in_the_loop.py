@@ -152,7 +152,7 @@ def test_a_point_is_added_where_masks_differ() -> None:
         assert out.point_valid.tolist() == [[False, True], [False, True], [False, False]]
         assert out.point_labels[:2, 1].tolist() == [1, 0]
         cells = out.points[:, 1] * torch.tensor([20.0, 10.0])
-        assert torch.allclose(cells % 1, torch.tensor(0.5), atol=1e-4)  # the centre of a pixel
+        assert torch.allclose(cells % 1, torch.tensor(0.5), atol=1e-4)  # the center of a pixel
         x, y = cells[0].int().tolist()
         assert 5 <= x < 9
         assert 2 <= y < 6
