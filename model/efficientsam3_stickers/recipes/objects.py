@@ -47,10 +47,10 @@ from .stickers import CALIBRATION_SEED
 STRIDE = 16
 VALIDATED = {"seen": 64, "unseen-style": 32, "unseen-concepts": 32}
 """Splits of validation, and their numbers of scenes."""
-TILES = (0, 2, 0, 3)
+LARGE_FIRST, MOSTLY_FREE = (2, 2, 0, 3), (0, 2, 0, 3)
 """Objects on a side of tiled images, by turns; 0: free scenes. Names are learned from large
-objects: with three quarters of free scenes the loss of names fell by 0.05 in 100 steps, and with
-half of them by 0.25."""
+objects. With three quarters of free scenes the loss of names fell by 0.05 in 100 steps, with a
+quarter of them by 0.2; larger images come with half of them."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ def load_start(net: LateDetector, path: Path) -> None:
     net.load_state_dict(state)
 
 
-def object_task(run: Run, net: LateDetector, config: ModelConfig, seed: int) -> ObjectTask:
+def object_task(
+    run: Run, net: LateDetector, config: ModelConfig, seed: int, tiles: tuple[int, ...]
+) -> ObjectTask:
     """The task of scenes at the resolution of a configuration.
 
     Args:
@@ -226,6 +228,7 @@ def object_task(run: Run, net: LateDetector, config: ModelConfig, seed: int) -> 
         net: The model.
         config: Its configuration.
         seed: Seed of the scenes.
+        tiles: Objects on a side of tiled images, by turns; 0: free scenes.
     """
     o: Options = run.options
     stickers = StickerArt.open()
@@ -239,17 +242,17 @@ def object_task(run: Run, net: LateDetector, config: ModelConfig, seed: int) -> 
             SPLITS["train"],
             config.resolution,
             names,
-            tiles=tiles,
-            backgrounds=o.backgrounds // len(TILES),
+            tiles=side,
+            backgrounds=o.backgrounds // len(tiles),
             restyled=o.restyled,
         )
-        for tiles in TILES
+        for side in tiles
     ]
     training = ObjectBatches(config, generators, o.batch, names, first_seed=seed << 32, uses=o.uses)
     teacher = seen_stickers = None
     if o.teacher and HEADS in dict(net.named_children()):
-        # Every fourth image is tiled.
-        teacher = FeatureTeacher(range(TILES.index(2), o.batch, len(TILES)), o.teacher)
+        # Every fourth image, with four objects.
+        teacher = FeatureTeacher(range(tiles.index(2), o.batch, len(tiles)), o.teacher)
         styles = SPLITS["train"].styles
         vectors = load_sticker_vectors(run.folder / "stickers.npy", stickers, names, styles)
         seen_stickers = StickerTeacher(vectors, o.stickers)
@@ -298,7 +301,7 @@ def _prepare_objects(run: Run) -> tuple[Task, LoopSettings]:
         load_start(net, Path(o.start))
     else:
         load_text(net, run)
-    task = object_task(run, net, config, 0)
+    task = object_task(run, net, config, 0, LARGE_FIRST)
     return task, _settings(
         run,
         steps=40_000,
@@ -318,7 +321,7 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     net = new_detector(config, o.seed)
     state = read_state(run.weights("objects"))
     net.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEADS)})
-    task = object_task(run, net, config, 1)
+    task = object_task(run, net, config, 1, MOSTLY_FREE)
     return task, _settings(
         run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500
     )
