@@ -3,6 +3,7 @@
     python benchmarks/video.py memory                     # stubbed encoder, 100 to 5,000 frames
     python benchmarks/video.py memory --encoder real --marks 50 100
     python benchmarks/video.py objects --model efficientsam3-tinyvit-11m --counts 1 2 4
+    python benchmarks/video.py objects --multiplex --model small --counts 1 4 16 17 32 64
     python benchmarks/video.py attention                  # a Perceiver beside the full memory
 
 Weights are untrained: neither time nor memory depends on them. So that objects stay in sight all
@@ -33,9 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config
+from efficientsam3.build import MULTIPLEX_PARTS, MemoryConfig, ModelConfig, tiny_config
 from efficientsam3.types import BitPatch, Instances
 from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.multiplex_tracker import make_tracker
 from efficientsam3.video.types import TrackerFeatures, TrackerOutput
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,7 +45,8 @@ Pixels = npt.NDArray[np.uint8]
 SIZE = (240, 320)
 SQUARES = ((20, 60, 3), (100, 50, 5), (170, 56, 7))
 """Top, side and pixels a frame of each; they go to and fro, so that a clip can be endless."""
-STICKERS, TINY = "stickers", "tiny"
+STICKERS, TINY, SMALL = "stickers", "tiny", "small"
+"""``SMALL`` has the released trackers' widths on a grid of 24 cells a side, a third of theirs."""
 PARTS = ("interactive", "interactive_neck", "memory")
 TIGHT = {
     "MALLOC_ARENA_MAX": "1",
@@ -135,12 +138,17 @@ class Steered(MemoryTracker):
         self.watcher, self.which = model, dict[int, int]()
 
     def add_masks(
-        self, frame: int, features: TrackerFeatures, ids: Sequence[int], given: torch.Tensor
+        self,
+        frame: int,
+        features: TrackerFeatures,
+        ids: Sequence[int],
+        given: torch.Tensor,
+        shared: str | None = None,
     ) -> TrackerOutput:
         there = F.interpolate(masks(self.watcher.t)[None].float(), given.shape[-2:])[0] > 0
         for id, mask in zip(ids, given, strict=True):
             self.which[id] = int((there & mask).flatten(1).sum(1).argmax())
-        return super().add_masks(frame, features, ids, given)
+        return super().add_masks(frame, features, ids, given, shared)
 
     def propagate(self, *arguments: Any, **options: Any) -> TrackerOutput:
         found = super().propagate(*arguments, **options)
@@ -160,12 +168,16 @@ def show(table: Table) -> None:
     (console if console.is_terminal else Console(width=120)).print(table)
 
 
-def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
-    """``tiny``, ``stickers`` or a model of the table, with a video memory."""
+def config_of(
+    name: str, memory: MemoryConfig | None = None, tracking: Sequence[str] = PARTS
+) -> ModelConfig:
+    """``tiny``, ``small``, ``stickers`` or a model of the table, with a video memory."""
     memory = memory or MemoryConfig()
     if name == TINY:
-        return tiny_config(memory=memory)
-    if name == STICKERS:
+        config = tiny_config()
+    elif name == SMALL:
+        config = tiny_config(width=256, heads=8, hidden=2048, resolution=336, grid=24)
+    elif name == STICKERS:
         from efficientsam3_stickers.recipes.common import student_config
 
         config = student_config()
@@ -174,7 +186,8 @@ def config_of(name: str, memory: MemoryConfig | None = None) -> ModelConfig:
         from efficientsam3.variants import find_variant
 
         config = assemble.config_of(find_variant(name))
-    parts = (*(part for part in config.parts if part not in PARTS), *PARTS)
+    others = (part for part in config.parts if part not in {*PARTS, *MULTIPLEX_PARTS})
+    parts = (*others, *tracking)
     return dataclasses.replace(config, parts=parts, memory=memory)
 
 
@@ -309,11 +322,11 @@ def full_tracker(
     model: es3.ImageModel, count: int, frames: int = 8
 ) -> tuple[MemoryTracker, TrackerFeatures]:
     """A tracker with ``count`` objects whose memories are full, and the next frame."""
-    tracker = MemoryTracker(model)
+    tracker = make_tracker(model)
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     features = tracker.read(image)
     given = masks(0)[torch.arange(count) % len(SQUARES)]
-    tracked = tracker.add_masks(0, features, list(range(count)), given)
+    tracked = tracker.add_masks(0, features, list(range(count)), given, "square")
     sure = torch.full_like(tracked.presence, 8.0)
     for t in range(1, frames):
         tracker.remember(t, features, tracked._replace(presence=sure))
@@ -328,33 +341,40 @@ def median(run: Callable[[], Any], arguments: argparse.Namespace) -> float:
     for _ in range(arguments.repeat):
         start = clock()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append((clock() - start) * 1e3)
     return float(np.median(times))
 
 
 def objects(arguments: argparse.Namespace) -> None:
-    model = es3.ImageModel.from_config(config_of(arguments.model), device="cpu", dtype="float32")
+    ways = {"SAM3": PARTS} | ({"SAM3.1": MULTIPLEX_PARTS} if arguments.multiplex else {})
+    for way, parts in ways.items():
+        count_objects(way, config_of(arguments.model, tracking=parts), arguments)
+
+
+def count_objects(way: str, config: ModelConfig, arguments: argparse.Namespace) -> None:
+    """Print what a frame costs against the number of objects."""
+    model = es3.ImageModel.from_config(config, device=arguments.device, dtype=arguments.dtype)
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    table = Table(title=f"{arguments.model}: a frame of the memory tracker, memories full")
+    table = Table(title=f"{arguments.model}, {way}: a frame of the memory tracker, memories full")
     for title in ("objects", "read ms", "find ms", "remember ms", "ms an object", "of one"):
         table.add_column(title, justify="right")
     alone = 0.0
     for count in arguments.counts:
-        tracker, features = full_tracker(model, count)
+        tracker, features = full_tracker(model, count, frames=17)
 
         def find(
             tracker: MemoryTracker = tracker, features: TrackerFeatures = features
         ) -> TrackerOutput:
             features.attention_input = None  # what depends on the frame alone counts too
-            return tracker.propagate(8, features)
+            return tracker.propagate(17, features)
 
         found = find()  # warm
         read = median(lambda t=tracker: t.read(image), arguments)  # type: ignore[misc]
         finding = median(find, arguments)
         remembering = median(
-            lambda t=tracker, f=features, x=found: t._encode(
-                f, x.logits, x.presence > 0, given=False
-            ),  # type: ignore[misc]
+            lambda t=tracker, f=features, x=found: t.remember(17, f, x),  # type: ignore[misc]
             arguments,
         )
         each = (finding + remembering) / count
@@ -449,12 +469,17 @@ def main(given: Sequence[str] | None = None) -> None:
     one.add_argument("--film", type=Path, help=argparse.SUPPRESS)
     two = kinds.add_parser("objects", help="milliseconds against the number of objects")
     two.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    two.add_argument("--multiplex", action="store_true", help="SAM3.1's tracker beside SAM3's")
+    two.add_argument("--device", default="cpu")
+    two.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     three = kinds.add_parser("attention", help="a Perceiver beside the full memory")
     three.add_argument("--latents", type=int, default=None, help="tokens without a place")
     three.add_argument("--cells", type=int, default=None, help="of tokens with one, a side")
     three.add_argument("--depth", type=int, default=2, help="layers of memory attention")
     for kind in (two, three):
-        kind.add_argument("--model", default=STICKERS, help="tiny, stickers, or of the table")
+        kind.add_argument(
+            "--model", default=STICKERS, help="tiny, small, stickers, or of the table"
+        )
         kind.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args(given)
     if arguments.threads:

@@ -58,6 +58,15 @@ def test_objects_are_timed(bench: ModuleType, capsys: pytest.CaptureFixture[str]
     assert all(v > 0 for v in (*one, *three))
 
 
+@pytest.mark.slow
+def test_both_trackers_are_timed(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = ("--counts", "1", "17", "--repeat", "1")
+    bench.main(["--clock", "cpu", "objects", "--multiplex", "--model", "tiny", *counts])
+    said = capsys.readouterr().out
+    assert "tiny, SAM3:" in said and "tiny, SAM3.1:" in said
+    assert [row[0] for row in numbers(said)] == [1, 17, 1, 17]
+
+
 def test_attention_is_counted(bench: ModuleType) -> None:
     arguments = bench.argparse.Namespace(clock="wall", repeat=1)
     full, less = (

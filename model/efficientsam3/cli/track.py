@@ -131,8 +131,13 @@ def track(
     sheet: Annotated[Path | None, typer.Option(help="A picture of a dozen frames.")] = None,
     options: ModelOptions,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Score above which detections are used.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Score above which detections are used; 0.5 if omitted, 0.4 with SAM3.1.",
+        ),
+    ] = None,
     presence: PresenceOption = Presence.multiply,
     nms: NmsOption = None,
     class_agnostic: ClassAgnosticOption = False,
@@ -162,12 +167,13 @@ def track(
         ),
     ] = None,
     reconnect: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
-            help="Seconds for which a camera or broadcast that goes away is waited for.",
+            help="Seconds for which a camera or an address that goes away is waited for. If "
+            "omitted, 30 for cameras and broadcasts, and 0 for others, whose films have an end.",
         ),
-    ] = 30.0,
+    ] = None,
     start: Annotated[int, typer.Option(min=0, help="First frame, from 0.")] = 0,
     stop: Annotated[
         int | None, typer.Option(min=0, help="Frame to end before; the end if omitted.")
@@ -283,14 +289,15 @@ def track(
         "concepts": labels,
         "file_names": info.file_names,
     }
-    settings = TrackSettings(
-        detection_threshold=threshold,
-        presence=presence.value,
-        nms=TrackSettings.nms if nms is None else nms,
-        class_agnostic=class_agnostic,
-        overlap_metric=overlap_metric.value,
-        cuts=CutSettings() if cuts else None,
-    )
+    changes: dict[str, Any] = {
+        "detection_threshold": threshold,
+        "presence": presence.value,
+        "nms": nms,
+        "class_agnostic": class_agnostic,
+        "overlap_metric": None if overlap_metric is OverlapMetric.iou else overlap_metric.value,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    TrackSettings(**changes)  # an error is raised before the model is loaded
     with _sigterm_as_interrupt(), ExitStack() as files:
         files.callback(reader.close)
         file = files.enter_context(TrackFile(path, asked, video, restart=restart))
@@ -317,7 +324,9 @@ def track(
                     exemplars=[model.exemplar(**one) for one in examples] or None,
                     objects=shown or None,
                     tracker=tracker.value,
-                    settings=settings,
+                    settings=TrackSettings.of(
+                        model, cuts=CutSettings() if cuts else None, **changes
+                    ),
                     detect_every=detect_every,
                     keep_images=bool(renderers),
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from .layers import (
     merge_heads,
     split_heads,
 )
+from .positions import FourierPositions
 
 
 class InteractiveFeatures(NamedTuple):
@@ -45,7 +45,7 @@ class ObjectMasks(NamedTuple):
     """(B,) logits: whether there is an object."""
 
 
-class PromptEncoder(nn.Module):
+class PromptEncoder(FourierPositions):
     """Encodes points as sparse and masks as dense embeddings.
 
     Args:
@@ -55,10 +55,8 @@ class PromptEncoder(nn.Module):
     """
 
     def __init__(self, width: int, resolution: int, mask_width: int = 16) -> None:
-        super().__init__()
+        super().__init__(width)
         self.half_pixel = 0.5 / resolution
-        self.register_buffer("frequencies", torch.randn(2, width // 2))
-        self.frequencies: Tensor
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
         self.mask_downscaling = nn.Sequential(
@@ -71,34 +69,6 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_width, width, 1),
         )
         self.no_mask_embed = nn.Embedding(1, width)
-
-    def encode(self, xy: Tensor) -> Tensor:
-        """Compute random Fourier features.
-
-        Args:
-            xy: (..., 2) points in [0, 1].
-
-        Returns:
-            (..., C).
-        """
-        angle = 2 * math.pi * ((2 * xy.float() - 1) @ self.frequencies.float())
-        return torch.cat([angle.sin(), angle.cos()], -1)
-
-    def encode_grid(self, height: int, width: int) -> Tensor:
-        """Compute the features of each cell's center.
-
-        Args:
-            height: Rows.
-            width: Columns.
-
-        Returns:
-            (height * width, C).
-        """
-        device = self.frequencies.device
-        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-        grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1)
-        return self.encode(grid).flatten(0, 1)
 
     def points(self, xy: Tensor, labels: Tensor) -> Tensor:
         """Encode points.
@@ -348,27 +318,44 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat(own).float().expand(sparse.shape[0], -1, -1)
         tokens = torch.cat([tokens, sparse.float()], 1)
         image = features.coarse.float() + dense.float()
-        size = image.shape[-2:]
         tokens, image = self.transformer(tokens, image.flatten(2).transpose(1, 2), positions)
-
-        up1, norm, act1, up2, act2 = self.output_upscaling
-        pixels = image.transpose(1, 2).unflatten(2, size).to(up1.weight.dtype)
-        pixels = act1(norm(up1(pixels) + features.middle)).to(up2.weight.dtype)
-        pixels = act2(up2(pixels) + features.fine).float()
         mask_tokens = tokens[:, 2:6]
-        weights = torch.stack(
-            [
-                mlp(t)
-                for mlp, t in zip(
-                    self.output_hypernetworks_mlps, mask_tokens.unbind(1), strict=True
-                )
-            ],
-            1,
-        )
-        logits = torch.einsum("bmc,bchw->bmhw", weights.float(), pixels)
+        logits = self.draw(mask_tokens, self.upscale(image, features))
         quality = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
         presence = self.pred_obj_score_head(tokens[:, 0]).float()[:, 0]
         return ObjectMasks(logits, quality, mask_tokens, presence)
+
+    def upscale(self, image: Tensor, features: InteractiveFeatures) -> Tensor:
+        """Compute the pixel embeddings, with the finer features.
+
+        Args:
+            image: (B, N, C) tokens of the transformer.
+            features: Features of one image.
+
+        Returns:
+            (B, C / 8, 4h, 4w) float32.
+        """
+        size = features.coarse.shape[-2:]
+        up1, norm, act1, up2, act2 = self.output_upscaling
+        pixels = image.transpose(1, 2).unflatten(2, size).to(up1.weight.dtype)
+        pixels = act1(norm(up1(pixels) + features.middle)).to(up2.weight.dtype)
+        return act2(up2(pixels) + features.fine).float()
+
+    def draw(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Compute the logits of masks.
+
+        Args:
+            tokens: (B, M, C) mask tokens, one for each of the hypernetworks.
+            pixels: (B, C / 8, H, W) pixel embeddings, or (C / 8, H, W) that all share.
+
+        Returns:
+            (B, M, H, W).
+        """
+        mlps = self.output_hypernetworks_mlps
+        weights = torch.stack([mlp(tokens[:, i]) for i, mlp in enumerate(mlps)], 1).float()
+        if pixels.dim() == 3:
+            return torch.einsum("bmc,chw->bmhw", weights, pixels)
+        return torch.einsum("bmc,bchw->bmhw", weights, pixels)
 
     def choose_single(self, found: ObjectMasks) -> ObjectMasks:
         """Choose the single mask where it is stable or in training, else the best of the three.

@@ -18,6 +18,12 @@ from .memory_attention import MemoryAttention, MemoryTokens, RotaryTables
 from .perceiver import Perceiver
 from .positions import encode_ages, encode_grid, rotary_grid
 
+MEMORY_FRAMES = 7
+"""Frames of SAM3's memory that are read at once."""
+
+MASK_WIDTHS = (1, 4, 16, 64, 256)
+"""Channels of one mask and of the convolutions that encode it."""
+
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution in the dtype of its weights.
@@ -41,9 +47,7 @@ class MaskDownsampler(nn.Module):
         widths: Channels of the input and of each convolution.
     """
 
-    def __init__(
-        self, width: int, size: int, widths: tuple[int, ...] = (1, 4, 16, 64, 256)
-    ) -> None:
+    def __init__(self, width: int, size: int, widths: tuple[int, ...] = MASK_WIDTHS) -> None:
         super().__init__()
         self.size = size
         layers: list[nn.Module] = []
@@ -102,16 +106,23 @@ class MemoryEncoder(nn.Module):
 
     Args:
         width: Channels C of the image features.
-        memory_width: Channels of the memory.
+        memory_width: Channels of the memory; None: C, without a projection.
         mask_size: Side to which masks are resized.
+        widths: Channels of the masks and of each convolution.
     """
 
-    def __init__(self, width: int, memory_width: int, mask_size: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        memory_width: int | None,
+        mask_size: int,
+        widths: tuple[int, ...] = MASK_WIDTHS,
+    ) -> None:
         super().__init__()
-        self.mask_downsampler = MaskDownsampler(width, mask_size)
+        self.mask_downsampler = MaskDownsampler(width, mask_size, widths)
         self.pix_feat_proj = nn.Conv2d(width, width, 1)
         self.fuser = nn.Sequential(ConvNextBlock(width), ConvNextBlock(width))
-        self.out_proj = nn.Conv2d(width, memory_width, 1)
+        self.out_proj = None if memory_width is None else nn.Conv2d(width, memory_width, 1)
 
     def project(self, features: Tensor) -> Tensor:
         """Project the image features; needed once for a frame.
@@ -129,13 +140,13 @@ class MemoryEncoder(nn.Module):
 
         Args:
             projected: (1 or B, C, h, w) from ``project``.
-            masks: (B, 1, H, W), scaled and shifted.
+            masks: (B, widths[0], H, W), scaled and shifted.
 
         Returns:
             (B, memory width, h, w) float32.
         """
         fused = self.fuser(projected.float() + self.mask_downsampler(masks).float())
-        return convolve(self.out_proj, fused).float()
+        return fused.float() if self.out_proj is None else convolve(self.out_proj, fused).float()
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:
         """Project and fuse.
@@ -170,7 +181,7 @@ class Memory(nn.Module):
         hidden: int = 2048,
         depth: int = 4,
         grid: int = 72,
-        frames: int = 7,
+        frames: int = MEMORY_FRAMES,
         perceiver: Perceiver | None = None,
     ) -> None:
         super().__init__()
@@ -206,6 +217,7 @@ class Memory(nn.Module):
         self.sin: Tensor
         self.image_places: Tensor
         self.places: Tensor
+        self.token_places: Tensor
 
     def _perceived_tables(
         self, perceiver: Perceiver, width: int, memory_width: int, device: torch.device
@@ -301,20 +313,34 @@ class Memory(nn.Module):
         Returns:
             The memories, for ``recall``.
         """
-        batch, width = len(tokens), tokens.shape[-1]
+        batch = len(tokens)
         since = self.frame_positions.flatten(1)[when - 1]  # the last row is "conditioning"
         places = self.places if self.perceiver is None else self.token_places
         keys = (tokens + (places + since[:, :, None])).flatten(1, 2)
-        cut = pointers.unflatten(2, (-1, width)).flatten(1, 2)
-        encoded = encode_ages(ages, self.no_object_pointer.shape[1])
-        aged = linear(self.pointer_position, encoded).float()
-        aged = aged.repeat_interleave(self.pointer_tokens, 1)
+        aged, cut = self.cut_pointers(pointers, ages)
         values = torch.cat([tokens.flatten(1, 2), cut.to(tokens.dtype)], 1)
-        keys = torch.cat([keys, cut + aged], 1)
+        keys = torch.cat([keys, aged], 1)
         if valid is not None:
             placed = valid.new_ones(batch, values.shape[1] - cut.shape[1])
             valid = torch.cat([placed, valid.repeat_interleave(self.pointer_tokens, 1)], 1)
         return MemoryTokens(keys, values, cut.shape[1], valid)
+
+    def cut_pointers(self, pointers: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
+        """Split object pointers into tokens of the memory's width.
+
+        Args:
+            pointers: (B, P, C) object pointers.
+            ages: (B, P) ages of the pointers; the oldest that is read has 1.
+
+        Returns:
+            Keys with encodings of time, and values, (B, P * ``pointer_tokens``, memory width).
+        """
+        cut = pointers.unflatten(2, (-1, self.no_object.shape[1])).flatten(1, 2)
+        encoded = encode_ages(ages, self.no_object_pointer.shape[1])
+        aged = linear(self.pointer_position, encoded).float()
+        # A form of ``repeat_interleave`` that exporters follow.
+        each = torch.cat([aged] * self.pointer_tokens, -1).reshape(cut.shape)
+        return cut + each, cut
 
     def recall(self, looked: Tensor, memory: MemoryTokens) -> Tensor:
         """Let a frame attend to the memories of B objects.

@@ -71,8 +71,12 @@ def attend_in_parts(q: Tensor, k: Tensor, values: Tensor, valid: Tensor | None) 
     return out
 
 
-def _spared(*tensors: Tensor) -> bool:
-    """Whether ``attend_in_parts`` applies: tensors on a CPU that need no gradient."""
+def can_attend_in_parts(*tensors: Tensor) -> bool:
+    """Whether ``attend_in_parts`` applies: tensors on a CPU that need no gradient.
+
+    Args:
+        *tensors: Queries and keys.
+    """
     return not any(t.requires_grad or t.device.type != "cpu" for t in tensors)
 
 
@@ -102,7 +106,7 @@ class RotaryPairAttention(PairAttention):
         """
         q, k = (rotate(linear(p, x), tables.cos, tables.sin) for p in (self.q_proj, self.k_proj))
         v = linear(self.v_proj, x)
-        if _spared(q, k) and q.dtype != torch.float32:
+        if can_attend_in_parts(q, k) and q.dtype != torch.float32:
             return linear(self.out_proj, attend_in_parts(q, k, v, None))
         seen = dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         return linear(self.out_proj, seen)
@@ -125,7 +129,7 @@ class RotaryPairAttention(PairAttention):
         placed = k.shape[1] - memory.pointers
         frames = k[:, :placed].unflatten(1, (-1, len(cos)))
         k = torch.cat([rotate(frames, cos, sin).flatten(1, 2), k[:, placed:]], 1)
-        if _spared(q, k) and memory.values.shape[-1] < k.shape[-1]:
+        if can_attend_in_parts(q, k) and memory.values.shape[-1] < k.shape[-1]:
             # Attention weights sum to one, so values can be projected after the attention.
             read = attend_in_parts(q, k, memory.values.to(k.dtype), memory.valid)
             return linear(self.out_proj, linear(self.v_proj, read))
@@ -178,7 +182,19 @@ class MemoryLayer(nn.Module):
         Returns:
             (B, N, C).
         """
-        x = x + self.cross_attn_image.recall(layer_norm(self.norm2, x), memory, tables)
+        return self.feed(
+            x + self.cross_attn_image.recall(layer_norm(self.norm2, x), memory, tables)
+        )
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Apply the feed-forward layer.
+
+        Args:
+            x: (B, N, C).
+
+        Returns:
+            (B, N, C).
+        """
         return x + linear(self.linear2, linear(self.linear1, layer_norm(self.norm3, x)).relu_())
 
 

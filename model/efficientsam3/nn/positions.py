@@ -1,11 +1,11 @@
-"""Sine and rotary position encodings, computed in float32 and not learned."""
+"""Sine, rotary and random Fourier encodings of positions, computed in float32."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TEMPERATURE = 10000.0
 
@@ -121,3 +121,44 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
+
+
+class FourierPositions(nn.Module):
+    """Encodes places by random Fourier features.
+
+    Args:
+        width: Number of channels C.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, width // 2))
+        self.frequencies: Tensor
+
+    def encode(self, xy: Tensor) -> Tensor:
+        """Compute random Fourier features.
+
+        Args:
+            xy: (..., 2) points in [0, 1].
+
+        Returns:
+            (..., C).
+        """
+        angle = 2 * math.pi * ((2 * xy.float() - 1) @ self.frequencies.float())
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+    def encode_grid(self, height: int, width: int) -> Tensor:
+        """Compute the features of each cell's center.
+
+        Args:
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            (height * width, C).
+        """
+        device = self.frequencies.device
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1)
+        return self.encode(grid).flatten(0, 1)

@@ -31,8 +31,11 @@ def associate(
 ) -> Association:
     """Match D detections with T objects (SAM3: ``Sam3VideoBase._associate_det_trk``).
 
+    SAM3.1: ``_associate_det_trk_compilable``.
+
     Args:
-        overlap: (D, T) mask IoU.
+        overlap: (D, T) overlap of masks: IoU, or with SAM3.1's rules intersection over the smaller
+            mask.
         scores: (D,) scores of the detections, in [0, 1].
         visible: (T,) bool, whether an object has a pixel.
         settings: Thresholds.
@@ -41,25 +44,30 @@ def associate(
         Rows of detections and objects.
     """
     detections, objects = overlap.shape
+    later = settings.rules == "sam3.1"
     if not objects:
-        return Association(list(range(detections)), [], [[] for _ in range(detections)], {}, {})
+        first = scores >= settings.new_track_threshold if later else np.ones(detections, bool)
+        return Association(_rows(first), [], [[] for _ in range(detections)], {}, {})
     if not detections:
         return Association([], _rows(visible), [], {}, {})
-    matched = overlap >= settings.match_iou
-    new = (scores >= settings.new_track_threshold) & ~matched.any(1)
+    new = (scores >= settings.new_track_threshold) & ~(overlap >= settings.match_iou).any(1)
+    confirmed = np.asarray((overlap >= settings.confirm_iou).any(0))
+    if later:
+        close = overlap >= settings.recondition_iou
+        ambiguous = (close.sum(1, keepdims=True) > 1) | (close.sum(0) > 1)
+        overlap = np.where(ambiguous, 0, overlap)
     reliable = (scores >= settings.recondition_score) & ~new
     reliable &= overlap.max(1) >= settings.recondition_iou
     best = overlap.argmax(1)
     adopted: dict[int, int] = {}
     if settings.adopt_detection_iou:
-        close = np.where(overlap >= settings.adopt_detection_iou, overlap, 0)
-        adopted = {t: d for d, t in assign(close)}
-    confirmed = np.asarray((overlap >= settings.confirm_iou).any(0))
+        near = np.where(overlap >= settings.adopt_detection_iou, overlap, 0)
+        adopted = {t: d for d, t in assign(near)}
     confirmed[list(adopted)] = True
     return Association(
         _rows(new),
         _rows(visible & ~confirmed),
-        [_rows(row) for row in matched],
+        [_rows(row) for row in overlap >= settings.match_iou],
         {int(best[d]): d for d in _rows(reliable)},
         adopted,
     )

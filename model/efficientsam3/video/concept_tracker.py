@@ -11,30 +11,36 @@ import numpy as np
 
 from ..bpe import clean
 from ..concepts import Concepts, plain_concepts, read_classes, read_phrase
-from ..errors import MissingAbilityError, PromptError, TrackError, join_names, shorten
+from ..errors import (
+    MissingAbilityError,
+    PromptError,
+    TrackError,
+    join_names,
+    shorten,
+)
 from ..io.frame_types import Frame
-from ..io.images import read_rgb
 from ..io.pixel_values import SourceRange
+from ..io.samples import read_rgb_array
 from ..masks.shapes import read_shape
 from ..outputs import OBJECT
 from ..prompts import check_labeled, read_boxes, read_labels
 from ..segmenter import VISUAL
 from ..types import Array, Instances, join
+from ..values import is_whole
 from .association import suppress_across_classes
 from .clicks import read_clicks
 from .cuts import CutDetector
 from .frame_instances import to_instances
 from .iou_tracker import NO_ID, IoUTracker
-from .masklet_tracker import MaskletTracker
-from .memory_tracker import MemoryTracker
-from .settings import MemorySettings, TrackSettings
+from .settings import TrackSettings
+from .tracker_choice import choose_tracker
 from .types import FrameObjects, TrackedFrame
 
 if TYPE_CHECKING:
     from ..outputs import EncodedExemplars, EncodedImage
     from ..predictor import ImageModel
-
-TRACKERS = ("auto", "memory", "iou")
+    from .masklet_tracker import MaskletTracker
+    from .memory_tracker import MemoryTracker
 
 
 @dataclass(eq=False)
@@ -67,9 +73,8 @@ class ConceptTracker:
     All tracks end at a cut (``settings.cuts``), also those of objects that a person pointed at:
     ``TrackedFrame.lost`` names them.
 
-    With tracker="memory" it follows SAM3's procedure, and results are delayed by
-    ``settings.hotstart_delay`` frames. With tracker="iou" results are immediate. Either way memory
-    holds the last frame, the tracked objects and the delayed frames.
+    With tracker="memory" results are delayed by ``settings.hotstart_delay`` frames, with "iou" they
+    are immediate. Memory holds the last frame, the tracked objects and the delayed frames.
 
     Args:
         model: Detects the concepts. None where all detections are given to ``step``; the tracker
@@ -79,7 +84,7 @@ class ConceptTracker:
         exemplars: Exemplars of other images, as ``ImageModel.segment`` takes them, for each frame.
         tracker: "memory" tracks objects by the model's video memory, "iou" by the overlap of
             detections; "auto" is "memory" where the model has one. Or a ``MemoryTracker``.
-        settings: Thresholds and numbers of frames; the defaults are SAM3's.
+        settings: Thresholds and numbers of frames; None: those of the model's release.
         detect_every: The detector runs on every n-th frame; between them, the tracker alone
             follows the objects.
         keep_images: Whether results hold the pixels of their frames.
@@ -107,14 +112,12 @@ class ConceptTracker:
         detect_every: int = 1,
         keep_images: bool = False,
     ) -> None:
-        if isinstance(tracker, str) and tracker not in TRACKERS:
-            raise TrackError(f"tracker is {', '.join(map(repr, TRACKERS))}; got {tracker!r}")
-        if not isinstance(detect_every, int) or detect_every < 1:
+        if not is_whole(detect_every, 1):
             raise TrackError(
                 f"detect_every is a whole number of frames from 1; got {detect_every!r}"
             )
         self.model = model
-        self.settings = settings or TrackSettings()
+        self.settings = settings or TrackSettings.of(model)
         self.detect_every, self.keep_images = detect_every, keep_images
         self._classes = {} if concepts is None else read_classes(concepts) or {}
         self._others: dict[str, Any] = {} if exemplars is None else {"exemplars": exemplars}
@@ -122,7 +125,7 @@ class ConceptTracker:
             self._classes = self._classes or {VISUAL: [VISUAL]}
         self._exemplars: dict[int | None, list[_Exemplars]] = {}  # by frame; None: the next one
         self._iou = IoUTracker(self.settings.iou)
-        self._masklets = _masklet_tracker(model, tracker, self.settings)
+        self._masklets = choose_tracker(model, tracker, self.settings)
         cuts = self.settings.cuts
         self._cuts = None if cuts is None else CutDetector(cuts)
         self._values = SourceRange()
@@ -414,7 +417,7 @@ class ConceptTracker:
         last = self._last
         if not isinstance(frame, Frame):
             index = 0 if last is None else last.index + (self._direction or 1)
-            frame = Frame(index, None, read_rgb(frame, self._values).permute(1, 2, 0).numpy())
+            frame = Frame(index, None, read_rgb_array(frame, self._values))
         if last is not None:
             direction = int(np.sign(frame.index - last.index))
             if not direction or (self._direction and direction != self._direction):
@@ -471,27 +474,8 @@ class ConceptTracker:
         return list(dict.fromkeys((*self._classes, *found.concepts, *found.labels, *known)))
 
 
-def _masklet_tracker(
-    model: ImageModel | None, tracker: str | MemoryTracker, settings: TrackSettings
-) -> MaskletTracker | None:
-    """What tracks objects by memory; None where they are tracked by overlap."""
-    if not isinstance(tracker, str):
-        return MaskletTracker(tracker, settings)
-    has_memory = model is not None and {"video", "masks"} <= model.abilities
-    if tracker == "iou" or (tracker == "auto" and not has_memory):
-        return None
-    if model is None or not has_memory:
-        raise MissingAbilityError(
-            f"{'no model' if model is None else model.name} has no video memory, so "
-            "tracker='memory' cannot follow objects by it; take tracker='iou', which needs "
-            "none, or a model that has one (`efficientsam3 models`)"
-        )
-    memory = MemorySettings(memory_mask_size="memory")
-    return MaskletTracker(MemoryTracker(model, memory), settings)
-
-
 def _read_id(track_id: Any) -> int:
-    if isinstance(track_id, bool) or not isinstance(track_id, (int, np.integer)):
+    if not is_whole(track_id):
         raise TrackError(f"track_id is the whole number of an object; got {shorten(track_id)}")
     return int(track_id)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..errors import TrackError
 from ..io.frame_types import Frame
 from ..io.frames import FrameReader, read_frames
+from ..io.samples import is_tensor
 
 
 class FrameCache:
@@ -42,7 +42,8 @@ class FrameCache:
         self._reader: FrameReader = read_frames(source, latest_only=False)
         self._next = 0  # the reader gives no frame with a lower index
         self.info = self._reader.info
-        kept = isinstance(source, (str, os.PathLike, Sequence, np.ndarray, Tensor, Image.Image))
+        files = (str, os.PathLike, Sequence, np.ndarray, Image.Image)
+        kept = isinstance(source, files) or is_tensor(source)
         self.rereadable = kept and not self.info.live
 
     def get(self, index: int) -> Frame:

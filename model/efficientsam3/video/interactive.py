@@ -19,10 +19,12 @@ from ..masks.shapes import read_shape
 from ..outputs import OBJECT
 from ..predictor import ImageModel
 from ..types import Instances, LogitPatch
+from ..values import is_whole
 from .clicks import read_clicks
 from .cuts import CutDetector
 from .frame_cache import FrameCache
-from .memory_tracker import MAX_PROMPT_LOGIT, MemoryTracker
+from .memory_tracker import MAX_PROMPT_LOGIT
+from .multiplex_tracker import make_tracker
 from .settings import CutSettings, MemorySettings
 from .types import TrackedFrame, TrackerFeatures, TrackerOutput
 
@@ -112,7 +114,7 @@ class InteractiveTracker:
         cuts: CutSettings | None = DEFAULT_CUTS,
     ) -> None:
         settings = replace(settings or MemorySettings(), bidirectional=True)
-        self.engine = MemoryTracker(model, settings)
+        self.engine = make_tracker(model, settings)
         self.model = model
         self.frames = FrameCache(source, max_cached_frames)
         self._cut_settings = cuts
@@ -469,7 +471,7 @@ class InteractiveTracker:
 
 
 def _check_id(id: Any) -> None:
-    if isinstance(id, bool) or not isinstance(id, (int, np.integer)) or id < 0:
+    if not is_whole(id):
         raise PromptError(f"an object's id is a whole number from 0; got {id!r}")
 
 

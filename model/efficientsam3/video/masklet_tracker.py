@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import TrackError
-from ..masks.coarse import CoarseMask, coarse_masks, iou_matrix
+from ..masks.coarse import CoarseMask, coarse_masks, iom_matrix, iou_matrix
 from ..masks.postprocess import (
     NEVER_OCCLUDED,
     SUPPRESSED,
@@ -127,6 +127,7 @@ class MaskletTracker:
         if settings.adopt_detection_iou is None:
             settings = replace(settings, adopt_detection_iou=engine.adopt_detection_iou)
         self.engine, self.settings = engine, settings
+        self._later = settings.rules == "sam3.1"
         self.tracks = TrackManager(settings)
         self._next_id = 0
         self._frame = -1
@@ -166,7 +167,7 @@ class MaskletTracker:
                 self._adopt(one.adopted, found, masks, adopted)
             if s.recondition_every and frame % s.recondition_every == 0:
                 for one in decided:
-                    self._recondition(one.recondition, detections)
+                    self._recondition(one.label, one.recondition, found, masks)
         self._suppress_occluded(masks, out.removed)
         self._remember(masks, out.removed)
         if detections is not None:
@@ -187,12 +188,15 @@ class MaskletTracker:
         s, detections = self.settings, found.instances
         rows = [row for row, name in enumerate(detections.labels) if name == label]
         objects = [i for i, id in enumerate(masks.ids) if self.tracks[id].label == label]
+        if self._later and objects:
+            rows = self._inside(detections, rows)
         ids = [masks.ids[i] for i in objects]
         overlap = np.zeros((len(rows), len(objects)), np.float32)
         if overlap.size:
             grid = masks.coarse[0].grid
             coarse = [found.coarse[row].resized(grid) for row in rows]
-            overlap[:] = iou_matrix(coarse, [masks.coarse[i] for i in objects])
+            compare = iom_matrix if self._later else iou_matrix
+            overlap[:] = compare(coarse, [masks.coarse[i] for i in objects])
         visible = np.array([masks.coarse[i].area > 0 for i in objects], bool)
         match = associate(overlap, detections.scores[rows], visible, s)
         matched = [[ids[t] for t in of] for of in match.matched]
@@ -216,11 +220,17 @@ class MaskletTracker:
     def _admit(self, detections: Instances, rows: Sequence[int], match: Association) -> list[int]:
         """Rows of the detections that may begin objects."""
         new = [rows[d] for d in match.new]
-        margin = self.settings.border_margin
-        if margin and new:
-            inside = away_from_border(detections.boxes[new], detections.size, margin)
-            new = [row for row, keep in zip(new, inside, strict=True) if keep]
+        if not self._later:
+            new = self._inside(detections, new)
         return best_rows(new, detections.scores, self.settings.max_objects - len(self.tracks))
+
+    def _inside(self, detections: Instances, rows: list[int]) -> list[int]:
+        """Those of some rows that are not close to the border."""
+        margin = self.settings.border_margin
+        if not margin or not rows:
+            return rows
+        inside = away_from_border(detections.boxes[rows], detections.size, margin)
+        return [row for row, keep in zip(rows, inside, strict=True) if keep]
 
     def _adopt(
         self,
@@ -231,13 +241,18 @@ class MaskletTracker:
     ) -> None:
         """Let objects take over the masks of detections, by row."""
         for row, detection in rows.items():
-            patch, logits = self._filled(found.instances, detection)
-            if logits is None or logits.shape != masks.logits.shape[1:]:
-                mask = torch.from_numpy(found.instances.mask(detection))
-                logits = self.engine.mask_to_logits(mask[None])[0].float().cpu().numpy()
+            patch, logits = self._logits_of(found.instances, detection, masks)
             masks.set(row, logits)
             masks.coarse[row] = found.coarse[detection].resized(masks.coarse[row].grid)
             adopted[masks.ids[row]] = patch
+
+    def _logits_of(self, found: Instances, row: int, masks: _FrameMasks) -> tuple[Patch, Array]:
+        """A detection's mask without holes, and its logits in the size of the tracked ones."""
+        patch, logits = self._filled(found, row)
+        if logits is None or logits.shape != masks.logits.shape[1:]:
+            mask = torch.from_numpy(found.mask(row))
+            logits = self.engine.mask_to_logits(mask[None])[0].float().cpu().numpy()
+        return patch, logits
 
     def _filled(self, detections: Instances, row: int) -> tuple[Patch, Array | None]:
         """A detection's mask without holes, and its logits, if it has any."""
@@ -247,18 +262,30 @@ class MaskletTracker:
         logits = fill_holes(dense_logits(patch), self.settings.fill_hole_area)
         return LogitPatch.cut(logits), logits
 
-    def _recondition(self, rows: dict[int, int], detections: Instances) -> None:
+    def _recondition(
+        self, label: str, rows: dict[int, int], found: _Detections, masks: _FrameMasks
+    ) -> None:
         """Make detections conditioning frames of objects (SAM3: ``_recondition_masklets``)."""
+        sets = [rows] if self._later else [{id: row} for id, row in rows.items()]
+        for one in sets:
+            self._condition(label, [*one], [*one.values()], found.instances)
         for id, row in rows.items():
-            self._condition([id], [row], detections)
             self.tracks[id].conditioned.add(self._frame)
+            if self._later:
+                place = masks.ids.index(id)
+                old, new = masks.logits[place], self._logits_of(found.instances, row, masks)[1]
+                masks.set(place, np.where((old > 0) == (new > 0), old, new))
+                masks.coarse[place] = CoarseMask.cut(new > 0, 0, 0, new.shape)
 
-    def _condition(self, ids: Sequence[int], rows: Sequence[int], detections: Instances) -> None:
+    def _condition(
+        self, label: str, ids: Sequence[int], rows: Sequence[int], detections: Instances
+    ) -> None:
         features = self._current_features()
         for first in range(0, len(ids), BATCH):
             some = slice(first, first + BATCH)
             masks = np.stack([_enlarged(detections, row) for row in rows[some]])
-            self.engine.add_masks(self._frame, features, list(ids[some]), torch.from_numpy(masks))
+            given = torch.from_numpy(masks)
+            self.engine.add_masks(self._frame, features, list(ids[some]), given, label)
 
     def _suppress_occluded(self, masks: _FrameMasks, removed: set[int]) -> None:
         """Empty the masks of objects that have the mask of another.
@@ -269,9 +296,9 @@ class MaskletTracker:
         for rows in self._rows_by_label(masks.ids).values():
             states = [self.tracks[masks.ids[row]] for row in rows]
             occluded = [
-                state.last_occluded
-                if state.last_occluded is not None
-                else (REMOVED if masks.ids[row] in removed else NEVER_OCCLUDED)
+                REMOVED
+                if masks.ids[row] in removed and (self._later or state.last_occluded is None)
+                else (NEVER_OCCLUDED if state.last_occluded is None else state.last_occluded)
                 for row, state in zip(rows, states, strict=True)
             ]
             hidden: list[int] = []
@@ -303,7 +330,8 @@ class MaskletTracker:
             absent[rows], present[rows] = find_shrunk(
                 masks.logits[rows], MEMORY_SCALE, self.settings.min_area_kept
             )
-        kept = [row for row, id in enumerate(masks.ids) if id not in removed]
+        # The objects of a bucket of SAM3.1 are remembered together.
+        kept = [row for row, id in enumerate(masks.ids) if self._later or id not in removed]
         if kept:
             self.engine.remember(
                 self._frame,
@@ -316,7 +344,7 @@ class MaskletTracker:
     def _begin(
         self, label: str, new: dict[int, int], detections: Instances, out: FrameObjects
     ) -> None:
-        self._condition([*new], [*new.values()], detections)
+        self._condition(label, [*new], [*new.values()], detections)
         adopts = bool(self.settings.adopt_detection_iou)
         for id, row in new.items():
             patch, logits = self._filled(detections, row)

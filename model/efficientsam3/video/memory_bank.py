@@ -1,4 +1,4 @@
-"""The memory of one object: what later frames can read of it, and no more.
+"""The memory of one object, or of one bucket of SAM3.1: what later frames can read, and no more.
 
 Which memories a frame reads is SAM3's rule (sam3/model/sam3_tracker_base.py,
 ``Sam3TrackerBase._prepare_memory_conditioned_features``). What no later frame can read is dropped
@@ -8,29 +8,35 @@ everything had been kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 from .settings import MemorySettings
 from .types import MemoryEntry, MemoryRead
 
 
 class MemoryBank:
-    """The memory of one object, by frame.
+    """The memory of one object or bucket, by frame.
 
     Args:
         settings: How much is read.
         frames: Number of spatial memories that a frame reads, of which all conditioning frames
             together count as one (SAM3: ``num_maskmem``).
+        aged: Whether conditioning frames have a position in time, as in SAM3.1
+            (``use_maskmem_tpos_v2``), and pointers of later conditioning frames are read too.
 
     Attributes:
         settings: As given.
         frames: As given.
+        aged: As given.
         conditioning: Entries of frames on which the object was given by a mask or points.
         tracked: Entries of frames on which it was tracked.
     """
 
-    def __init__(self, settings: MemorySettings, frames: int) -> None:
-        self.settings, self.frames = settings, frames
+    def __init__(self, settings: MemorySettings, frames: int, *, aged: bool = False) -> None:
+        self.settings, self.frames, self.aged = settings, frames, aged
         self.conditioning: dict[int, MemoryEntry] = {}
         self.tracked: dict[int, MemoryEntry] = {}
 
@@ -38,6 +44,14 @@ class MemoryBank:
     def nbytes(self) -> int:
         """Bytes of all entries."""
         return sum(e.nbytes for e in (*self.conditioning.values(), *self.tracked.values()))
+
+    def entry(self, frame: int) -> MemoryEntry | None:
+        """The entry of a frame, of either kind.
+
+        Args:
+            frame: Number of the frame.
+        """
+        return self.conditioning.get(frame, self.tracked.get(frame))
 
     def condition(self, frame: int, entry: MemoryEntry) -> None:
         """Add the entry of a frame on which the object was given by a mask or points.
@@ -81,23 +95,29 @@ class MemoryBank:
         # A conditioning frame that is not among the nearest is read like a tracked frame.
         others = {f: e for f, e in self.conditioning.items() if f not in nearest} | self.tracked
         direction = -1 if reverse else 1
-        out = MemoryRead([], [], [], [])
-        for position, there in [(0, f) for f in nearest] + list(self._spatial(frame, direction)):
-            entry = self.conditioning[there] if position == 0 else others.get(there)
-            if entry is not None and entry.tokens is not None:
+        out = MemoryRead([], [], [], [], [])
+        spatial = [(self._position((frame - f) * direction), self.conditioning[f]) for f in nearest]
+        spatial += [(p, others[f]) for p, f in self._spatial(frame, direction) if f in others]
+        for position, entry in spatial:
+            if entry.tokens is not None:
                 out.tokens.append(entry.tokens)
                 out.positions.append(position)
+                if entry.image is not None:
+                    out.images.append(entry.image)
         for there in nearest:
             age = (frame - there) * direction
-            if age >= 0:
+            if age >= 0 or self.aged:
                 out.pointers.append(self.conditioning[there].pointer)
-                out.ages.append(age)
+                out.ages.append(abs(age))
         for age, there in self._pointers(frame, direction):
-            entry = others.get(there)
-            if entry is not None:
-                out.pointers.append(entry.pointer)
+            if there in others:
+                out.pointers.append(others[there].pointer)
                 out.ages.append(age)
         return out
+
+    def _position(self, age: int) -> int:
+        """The temporal position of a conditioning frame of an age."""
+        return self.frames - age if self.aged and 0 < age < self.frames else 0
 
     def _nearest_conditioning(self, frame: int) -> list[int]:
         """The conditioning frames that are read: one before and one after, then the nearest.
@@ -158,16 +178,52 @@ class MemoryBank:
             for frame in set(nearest) - set(good[:reach]) - {now}:
                 del self.tracked[frame]
             for frame in good[self.frames - 1 : reach]:
-                self.tracked[frame].tokens = None
+                self.tracked[frame].forget_space()
         else:
             for frame in list(self.tracked):
                 if abs(now - frame) >= reach:
                     del self.tracked[frame]
                 elif abs(now - frame) >= self.frames - 1:
-                    self.tracked[frame].tokens = None
+                    self.tracked[frame].forget_space()
         if self.settings.bidirectional:
             return
         nearest = sorted(self.conditioning, key=lambda f: abs(now - f))
         for frame in nearest[self.settings.max_cond_frames :]:
             if abs(now - frame) >= reach:
                 del self.conditioning[frame]
+
+
+def stack_reads(
+    reads: Sequence[MemoryRead], oldest: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Stack the memories of B objects, their pointers padded to one length.
+
+    Args:
+        reads: What a frame reads of each object, equally many frames.
+        oldest: Age of the oldest pointer that is read.
+        width: Channels of a pointer.
+        device: Device of the results.
+
+    Returns:
+        The arguments of ``nn.memory.Memory.gather``.
+    """
+    count = max(len(r.pointers) for r in reads)
+    padding = torch.zeros(width, device=device)
+    pointers = [r.pointers + [padding] * (count - len(r.pointers)) for r in reads]
+    ages = [[a / oldest for a in r.ages] + [0.0] * (count - len(r.ages)) for r in reads]
+    valid = None
+    if any(len(r.pointers) < count for r in reads):
+        counts = torch.tensor([[len(r.pointers)] for r in reads], device=device)
+        valid = torch.arange(count, device=device) < counts
+    stacked = (
+        torch.stack([torch.stack(p) for p in pointers])
+        if count
+        else padding.expand(len(reads), 0, -1)
+    )
+    return (
+        torch.stack([torch.stack(r.tokens) for r in reads]),
+        torch.tensor([r.positions for r in reads], device=device),
+        stacked,
+        torch.tensor(ages, dtype=torch.float32, device=device).reshape(len(reads), count),
+        valid,
+    )

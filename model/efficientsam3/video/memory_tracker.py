@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TrackError
-from ..io.images import ImageLike, read_rgb
-from ..nn.interactive import ObjectMasks
-from ..nn.memory_attention import MemoryTokens
+from ..io.images import ImageLike
+from ..nn.interactive import InteractiveFeatures, ObjectMasks
 from ..outputs import EncodedImage
 from ..predictor import ImageModel
+from ..runtime.model import ExportedModel
 from ..types import NOT_A_POINT
-from .memory_bank import MemoryBank
+from .memory_bank import MemoryBank, stack_reads
 from .settings import MemorySettings
+from .tracker_parts import tracker_parts
 from .types import MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
 
 NO_OBJECT = -1024.0
@@ -34,6 +36,8 @@ MAX_PROMPT_LOGIT = 32.0
 class MemoryTracker:
     """Objects of one stream of frames, given by masks or points and found again by memory.
 
+    This is SAM3's tracker; ``multiplex_tracker.make_tracker`` makes the one of a model's release.
+
     A frame is encoded once by ``read``. Then ``propagate`` finds the objects on it, and
     ``remember`` adds its masks, which may be corrected before, to the memory. All objects are
     processed in one batch, whenever they began. Memory is bounded for each object: see
@@ -48,29 +52,37 @@ class MemoryTracker:
 
     Attributes:
         model: As given.
-        settings: As given.
+        settings: As given; ``memory_selection`` is that of the release where it was None.
 
     Raises:
         MissingAbilityError: The model has no video memory.
     """
 
-    def __init__(self, model: ImageModel, settings: MemorySettings | None = None) -> None:
+    part: ClassVar[str] = "memory"
+    selects_memory: ClassVar[bool] = True
+
+    def __init__(
+        self, model: ImageModel | ExportedModel, settings: MemorySettings | None = None
+    ) -> None:
         model.require("video")
         self.model = model
-        self.settings = settings if settings is not None else MemorySettings()
-        self._head, self._memory = model.net.tracker()
+        settings = settings if settings is not None else MemorySettings()
+        if settings.memory_selection is None:
+            settings = replace(settings, memory_selection=self.selects_memory)
+        self.settings = settings
+        self._parts = tracker_parts(model, self.part)
         self._banks: dict[int, MemoryBank] = {}
         # Objects in one batch. At full size three on a CPU, where larger batches are not faster:
         # each object needs some 150 MB while it is processed.
-        cells = 1 << (14 if model.device.type == "cpu" else 16)
-        self._batch = max(1, cells // model.config.grid**2)
+        cells = 1 << (14 if self._parts.device.type == "cpu" else 16)
+        self._batch = max(1, cells // self._parts.config.grid**2)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: v for name, v in vars(self).items() if name not in ("_head", "_memory")}
+        return {name: value for name, value in vars(self).items() if name != "_parts"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._head, self._memory = self.model.net.tracker()
+        self._parts = tracker_parts(self.model, self.part)
 
     @property
     def ids(self) -> list[int]:
@@ -80,12 +92,12 @@ class MemoryTracker:
     @property
     def adopt_detection_iou(self) -> float:
         """Default of ``TrackSettings.adopt_detection_iou`` for the model."""
-        return self.model.config.memory.adopt_detection_iou
+        return self._parts.config.memory.adopt_detection_iou
 
     @property
     def nbytes(self) -> int:
         """Bytes of all memories."""
-        return sum(bank.nbytes for bank in self._banks.values())
+        return sum(bank.nbytes for bank in {*self._banks.values()})
 
     @torch.inference_mode()
     def read(self, image: EncodedImage | ImageLike) -> TrackerFeatures:
@@ -95,20 +107,18 @@ class MemoryTracker:
             image: An image of any kind, of which only the tracker's features are computed; or an
                 encoded image of the same model, whose features are shared.
         """
-        net = self.model.net
-        if isinstance(image, EncodedImage):
-            encoded = self.model.encode(image)  # raises if it is of another model
-            return TrackerFeatures(net.frame_features(encoded.features), encoded.size)
-        rgb = read_rgb(image)
-        pixels = self.model.preprocess(rgb)
-        features = net.read_frame(net.part("trunk")(pixels))
-        return TrackerFeatures(features, (rgb.shape[1], rgb.shape[2]))
+        return self._parts.read(image)
 
     # Objects that are given ------------------------------------------------------------
 
     @torch.inference_mode()
     def add_masks(
-        self, frame: int, features: TrackerFeatures, ids: Sequence[int], masks: Tensor
+        self,
+        frame: int,
+        features: TrackerFeatures,
+        ids: Sequence[int],
+        masks: Tensor,
+        shared: str | None = None,
     ) -> TrackerOutput:
         """Give the masks of objects on a frame, which becomes a conditioning frame of them.
 
@@ -117,7 +127,10 @@ class MemoryTracker:
             features: What ``read`` gave.
             ids: N identities, of new or known objects.
             masks: (N, h, w) bool of any size, of the whole image. A pixel that several of these
-                masks share is remembered for the last of them.
+                masks share is remembered for the last of them; in SAM3.1, with ``shared``, for
+                none.
+            shared: SAM3.1: new objects share buckets with others of this name; None: each object
+                gets a bucket of its own, as one that a person points at. SAM3: not used.
 
         Returns:
             The objects on the frame.
@@ -131,7 +144,7 @@ class MemoryTracker:
             raise TrackError(f"an object is given once a frame; got ids {list(ids)}")
         if not ids:
             return self._empty_output()
-        given = masks.to(self.model.device).bool()
+        given = masks.to(self._parts.device).bool()
         logits = torch.cat([self.mask_to_logits(m) for m in given[:, None]])
         present = given.flatten(1).any(1)
         pointers = torch.cat(
@@ -140,15 +153,10 @@ class MemoryTracker:
                 for some in self._batches(len(ids))
             ]
         )
-        later = torch.zeros_like(given[0])
-        own = []
-        for mask in given.flip(0):
-            own.append(self.mask_to_logits((mask & ~later)[None]))
-            later |= mask
         presence = torch.where(present, GIVEN_PRESENCE, -GIVEN_PRESENCE)
         quality = present.float().new_ones(len(ids))
         out = TrackerOutput(list(ids), logits, presence, quality, pointers)
-        self._condition(frame, features, out, torch.cat(own[::-1]))
+        self._condition(frame, features, out, self._own(features, given, shared), shared)
         return out
 
     @torch.inference_mode()
@@ -178,7 +186,7 @@ class MemoryTracker:
         Raises:
             TrackError: The points or labels have a wrong shape.
         """
-        device = self.model.device
+        device = self._parts.device
         if xy.ndim != 2 or xy.shape[1] != 2 or point_labels.shape != xy.shape[:1] or not len(xy):
             shapes = f"{tuple(xy.shape)}, {tuple(point_labels.shape)}"
             raise TrackError(f"points are (K, 2) with (K,) labels; got {shapes}")
@@ -186,37 +194,62 @@ class MemoryTracker:
         if previous is not None:
             clipped = previous.to(device).clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT)
             prompt = clipped[None, None]
-        predicted = self._head(
-            self._head.without_memory(features.image),
+        predicted = self._parts.head(
+            self._parts.head.without_memory(self._prompted(features)),
             xy[None].float().to(device),
             point_labels[None].long().to(device),
             prompt,
             multimask=len(xy) == 1,
         )
         out = self._best_masks([id], predicted)
-        self._condition(frame, features, out, out.logits)
+        self._condition(frame, features, out, self._as_shown(features, out.logits))
         return out
+
+    def _prompted(self, features: TrackerFeatures) -> InteractiveFeatures:
+        """Features with which prompts are read."""
+        return features.image
+
+    def _own(self, features: TrackerFeatures, given: Tensor, shared: str | None) -> Tensor:
+        """Given masks (N, h, w) as the logits that are remembered, without shared pixels."""
+        later = torch.zeros_like(given[0])
+        own = []
+        for mask in given.flip(0):
+            own.append(self.mask_to_logits((mask & ~later)[None]))
+            later |= mask
+        return torch.cat(own[::-1])
+
+    def _as_shown(self, features: TrackerFeatures, logits: Tensor) -> Tensor:
+        """Mask logits (N, 4g, 4g) of points as they are remembered."""
+        return logits
 
     def _pointers_of_masks(
         self, features: TrackerFeatures, masks: Tensor, present: Tensor
     ) -> Tensor:
         """Object pointers (N, C) of given masks (N, h, w)."""
-        side = 16 * self.model.config.grid
+        predicted = self._predict_given(features.image, masks)
+        return self._parts.memory.point(predicted.tokens[:, 0], (predicted.presence > 0) & present)
+
+    def _predict_given(self, image: InteractiveFeatures, masks: Tensor) -> ObjectMasks:
+        """What the interactive head makes of given masks (N, h, w)."""
+        side = 16 * self._parts.config.grid
         large = masks[:, None].float()
         if large.shape[-2:] != (side, side):
             large = F.interpolate(large, (side, side), mode="bilinear", antialias=True)
-        prompt = self._memory.mask_downsample(large)
         xy, labels = self._no_points(len(masks))
-        predicted = self._head(features.image, xy, labels, prompt)
-        return self._memory.point(predicted.tokens[:, 0], (predicted.presence > 0) & present)
+        return self._parts.head(image, xy, labels, self._parts.memory.mask_downsample(large))
 
     def _condition(
-        self, frame: int, features: TrackerFeatures, given: TrackerOutput, logits: Tensor
+        self,
+        frame: int,
+        features: TrackerFeatures,
+        given: TrackerOutput,
+        logits: Tensor,
+        shared: str | None = None,
     ) -> None:
         tokens = self._encode(features, logits, given.presence > 0, given=True)
         for row, id in enumerate(given.ids):
             if id not in self._banks:
-                self._banks[id] = MemoryBank(self.settings, self._memory.frames)
+                self._banks[id] = MemoryBank(self.settings, self._parts.memory.frames)
             entry = MemoryEntry(tokens[row].clone(), given.pointers[row].clone(), 1.0)
             self._banks[id].condition(frame, entry)
 
@@ -248,32 +281,38 @@ class MemoryTracker:
         asked = self.ids if ids is None else list(ids)
         for id in asked:
             self._check_known(id)
+        found = self._find_all(frame, features, asked, reverse=reverse) if asked else []
+        if not found:
+            return self._empty_output()
+        parts = [torch.cat(part) for part in zip(*(f[1:] for f in found), strict=True)]
+        joined = TrackerOutput([id for f in found for id in f.ids], *parts)
+        places = {id: place for place, id in enumerate(joined.ids)}
+        return joined.take([places[id] for id in asked])
+
+    def _find_all(
+        self, frame: int, features: TrackerFeatures, asked: list[int], *, reverse: bool
+    ) -> list[TrackerOutput]:
+        """Find objects in batches; their order, and further objects, do not matter."""
         reads = [self._banks[id].read(frame, reverse=reverse) for id in asked]
         # Objects that read equally many frames are batched: padding of spatial memories would
         # cost as much as reading them. Pointers are few, and padded.
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, read in enumerate(reads):
             by_length[len(read.tokens)].append(row)
-        found, order = [], []
-        for rows in by_length.values():
-            for batch in self._batches(len(rows)):
-                some = rows[batch]
-                batch_ids = [asked[row] for row in some]
-                found.append(self._predict(features, batch_ids, [reads[row] for row in some]))
-                order += some
-        if not found:
-            return self._empty_output()
-        parts = [torch.cat(part) for part in zip(*(f[1:] for f in found), strict=True)]
-        joined = TrackerOutput([asked[row] for row in order], *parts)
-        places = {row: place for place, row in enumerate(order)}
-        return joined.take([places[row] for row in range(len(asked))])
+        return [
+            self._predict(features, [asked[row] for row in some], [reads[row] for row in some])
+            for rows in by_length.values()
+            for some in (rows[batch] for batch in self._batches(len(rows)))
+        ]
 
     def _predict(
         self, features: TrackerFeatures, ids: list[int], reads: list[MemoryRead]
     ) -> TrackerOutput:
         coarse = self.attend(features, reads)
         xy, labels = self._no_points(len(ids))
-        predicted = self._head(features.image._replace(coarse=coarse), xy, labels, multimask=True)
+        predicted = self._parts.head(
+            features.image._replace(coarse=coarse), xy, labels, multimask=True
+        )
         return self._best_masks(ids, predicted)
 
     def attend(self, features: TrackerFeatures, reads: list[MemoryRead]) -> Tensor:
@@ -284,33 +323,12 @@ class MemoryTracker:
             reads: What the frame reads of each object.
         """
         if features.attention_input is None:
-            features.attention_input = self._memory.look(features.image.coarse)
-        return self._memory.recall(features.attention_input, self._collate(reads))
-
-    def _collate(self, reads: list[MemoryRead]) -> MemoryTokens:
-        """A batch of memories, their pointers padded to one length."""
-        device = self.model.device
-        count = max(len(r.pointers) for r in reads)
-        padding = torch.zeros(self.model.config.width, device=device)
-        oldest = self.settings.max_object_pointers - 1
-        pointers = [r.pointers + [padding] * (count - len(r.pointers)) for r in reads]
-        ages = [[a / oldest for a in r.ages] + [0.0] * (count - len(r.ages)) for r in reads]
-        valid = None
-        if any(len(r.pointers) < count for r in reads):
-            counts = torch.tensor([[len(r.pointers)] for r in reads], device=device)
-            valid = torch.arange(count, device=device) < counts
-        stacked = (
-            torch.stack([torch.stack(p) for p in pointers])
-            if count
-            else padding.expand(len(reads), 0, -1)
+            features.attention_input = self._parts.memory.look(features.image.coarse)
+        oldest, device = self.settings.max_object_pointers - 1, self._parts.device
+        memories = self._parts.memory.gather(
+            *stack_reads(reads, oldest, self._parts.config.width, device)
         )
-        return self._memory.gather(
-            torch.stack([torch.stack(r.tokens) for r in reads]),
-            torch.tensor([r.positions for r in reads], device=device),
-            stacked,
-            torch.tensor(ages, dtype=torch.float32, device=device).reshape(len(reads), count),
-            valid,
-        )
+        return self._parts.memory.recall(features.attention_input, memories)
 
     def _best_masks(self, ids: list[int], predicted: ObjectMasks) -> TrackerOutput:
         """The best mask of each object, an empty one where it is absent, and its pointer."""
@@ -319,7 +337,7 @@ class MemoryTracker:
         present = predicted.presence > 0
         logits = torch.where(present[:, None, None], predicted.logits[rows, best], NO_OBJECT)
         token = predicted.tokens[rows, best.clamp(max=predicted.tokens.shape[1] - 1)]
-        pointers = self._memory.point(token, present)
+        pointers = self._parts.memory.point(token, present)
         quality = predicted.quality[rows, best]
         return TrackerOutput(ids, logits, predicted.presence, quality, pointers)
 
@@ -393,7 +411,7 @@ class MemoryTracker:
         bank = self._banks[id]
         bank.conditioning.pop(frame, None)
         if not bank.conditioning:
-            del self._banks[id]
+            self.remove(id)
 
     def rewind(self, frame: int, *, reverse: bool = False, ids: Sequence[int]) -> None:
         """Prepare to track from a frame on; conditioning frames stay.
@@ -436,16 +454,16 @@ class MemoryTracker:
             given: Whether masks are encoded as 0 and 1; else as probabilities.
         """
         if features.projected is None:
-            features.projected = self._memory.encoder.project(features.image.coarse)
-        c = self.model.config
+            features.projected = self._parts.memory.encoder.project(features.image.coarse)
+        c = self._parts.config
         small = self.settings.memory_mask_size == "memory" and not given
         side = 16 * c.grid if small else c.resolution
         out = []
         for some in self._batches(len(logits)):
             large = F.interpolate(logits[some, None].float(), (side, side), mode="bilinear")
             masks = (large > 0).float() if given else large.sigmoid_()
-            out.append(self._memory.tokens(features.projected, masks, present[some]))
-        return torch.cat(out).to(self.model.net.dtype)
+            out.append(self._parts.memory.tokens(features.projected, masks, present[some]))
+        return torch.cat(out).to(self._parts.dtype)
 
     def _batches(self, count: int) -> list[slice]:
         """Rows that are processed together."""
@@ -457,19 +475,19 @@ class MemoryTracker:
         Args:
             masks: (N, h, w) bool.
         """
-        side = 4 * self.model.config.grid
+        side = 4 * self._parts.config.grid
         logits = torch.where(masks, -NO_OBJECT, NO_OBJECT)
         if masks.shape[-2:] == (side, side):
             return logits
         return F.interpolate(logits[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
 
     def _no_points(self, count: int) -> tuple[Tensor, Tensor]:
-        xy = torch.zeros(count, 1, 2, device=self.model.device)
-        return xy, torch.full((count, 1), NOT_A_POINT, device=self.model.device)
+        xy = torch.zeros(count, 1, 2, device=self._parts.device)
+        return xy, torch.full((count, 1), NOT_A_POINT, device=self._parts.device)
 
     def _empty_output(self) -> TrackerOutput:
-        side, width = 4 * self.model.config.grid, self.model.config.width
-        none = torch.zeros(0, device=self.model.device)
+        side, width = 4 * self._parts.config.grid, self._parts.config.width
+        none = torch.zeros(0, device=self._parts.device)
         return TrackerOutput(
             [], none.new_zeros(0, side, side), none, none, none.new_zeros(0, width)
         )

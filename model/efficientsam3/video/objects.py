@@ -18,6 +18,7 @@ from ..errors import AnnotationError, PromptError, TrackError, shorten
 from ..masks.shapes import read_shape
 from ..outputs import OBJECT
 from ..types import Instances
+from ..values import is_whole
 from .clicks import read_clicks
 from .concept_tracker import ConceptTracker
 from .types import TrackedFrame
@@ -51,8 +52,7 @@ class ObjectPrompt:
     key: Any = None
 
     def __post_init__(self) -> None:
-        wrong = isinstance(self.frame, bool) or not isinstance(self.frame, (int, np.integer))
-        if wrong or self.frame < 0:
+        if not is_whole(self.frame):
             raise PromptError(f"frame is the index of a frame, from 0; got {shorten(self.frame)}")
         if self.mask is None and self.box is None and self.points is None:
             raise PromptError(f"no object is shown on frame {self.frame}: pass mask, box or points")

@@ -1,4 +1,4 @@
-"""Settings of the trackers. The defaults are SAM3's.
+"""Settings of the trackers. The defaults are SAM3's; ``TrackSettings.of`` gives those of a model.
 
 The names in parentheses are SAM3's: parameters of ``Sam3VideoBase`` (sam3/model/sam3_video_base.py)
 or, for the memory, of ``Sam3TrackerBase`` (sam3/model/sam3_tracker_base.py).
@@ -6,6 +6,7 @@ or, for the memory, of ``Sam3TrackerBase`` (sam3/model/sam3_tracker_base.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -14,6 +15,7 @@ from typing import Any
 from ..errors import TrackError, shorten
 from ..masks.nms import check_overlap
 from ..prompts import check_presence
+from ..values import is_share, is_whole
 
 
 def check_ranges(
@@ -34,21 +36,20 @@ def check_ranges(
         numbers: Fields that are numbers.
         switches: Fields that are True or False.
     """
-    for name in (*shares, *numbers):
+    for name in numbers:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, Real):
-            rule = "is between 0 and 1" if name in shares else "is a number"
-            raise TrackError(f"{name} {rule}; got {shorten(value)}")
+            raise TrackError(f"{name} is a number; got {shorten(value)}")
     for name in switches:
         if not isinstance(getattr(settings, name), bool):
             raise TrackError(f"{name} is True or False; got {shorten(getattr(settings, name))}")
     for name in shares:
         value = getattr(settings, name)
-        if not 0 <= value <= 1:
+        if not is_share(value):
             raise TrackError(f"{name} is between 0 and 1; got {shorten(value)}")
     for name in (*counts, *positive):
         value, least = getattr(settings, name), int(name in positive)
-        if not isinstance(value, int) or value < least:
+        if not is_whole(value, least):
             raise TrackError(f"{name} is a whole number from {least}; got {shorten(value)}")
 
 
@@ -110,9 +111,10 @@ class MemorySettings:
     max_object_pointers: int = 16
     """Number of frames whose object pointers are read, from 2, the current frame included (SAM3:
     ``max_obj_ptrs_in_encoder``, or the length of the clip where that is less)."""
-    memory_selection: bool = True
+    memory_selection: bool | None = None
     """Whether the latest frames on which the object was seen well are read, instead of the latest
-    frames (SAM3: ``use_memory_selection``)."""
+    frames (SAM3: ``use_memory_selection``). None: as the model's release does; SAM3 yes, SAM3.1
+    no."""
     min_memory_score: float = 0.01
     """An object was seen well on a frame when the presence times the predicted IoU of its mask is
     more than this, in [0, 1] (SAM3: ``mf_threshold``)."""
@@ -129,15 +131,36 @@ class MemorySettings:
             self,
             shares=("min_memory_score",),
             positive=("max_cond_frames",),
-            switches=("memory_selection", "bidirectional"),
+            switches=("bidirectional",),
         )
+        if self.memory_selection is not None:
+            check_ranges(self, switches=("memory_selection",))
         pointers = self.max_object_pointers
-        if not isinstance(pointers, int) or pointers < 2:
+        if not is_whole(pointers, 2):
             raise TrackError(f"max_object_pointers is a whole number from 2; got {pointers!r}")
         if self.memory_mask_size not in ("input", "memory"):
             raise TrackError(
                 f"memory_mask_size is 'input' or 'memory'; got {self.memory_mask_size!r}"
             )
+
+
+RULES = ("sam3", "sam3.1")
+
+# In upstream's configuration ``suppress_unmatched_only_within_hotstart`` is False too, but what it
+# hides is not read anywhere.
+_SAM31 = {
+    "detection_threshold": 0.4,
+    "overlap_metric": "iom",
+    "new_track_threshold": 0.65,
+    "border_margin": 0.025,
+    "max_objects": 16,
+    "rules": "sam3.1",
+    "recondition_iou": 0.5,
+    "recondition_presence": math.log(4),
+    "min_hits": 3,
+    "fill_hole_area": 0,
+}
+"""Where SAM3.1 differs from SAM3 (``build_sam3_multiplex_video_predictor``)."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +185,20 @@ class TrackSettings:
     (SAM3: ``new_det_thresh``). While a concept has no object, every detection begins one."""
     border_margin: float = 0.0
     """Detections whose box center is within this share of the image's border begin no object; 0
-    turns the rule off (SAM3: ``suppress_det_close_to_boundary``, with a margin of 0.025)."""
+    turns the rule off (SAM3: ``suppress_det_close_to_boundary``, with a margin of 0.025). With
+    SAM3.1's rules such detections match no object either, and while a concept has no object the
+    rule is off."""
     max_objects: int = 10_000
     """Number of objects that are tracked at once, from 1; of new ones those with the highest
     scores are taken (SAM3: ``max_num_objects``)."""
 
+    rules: str = "sam3"
+    """How detections are joined with objects: "sam3" or "sam3.1". SAM3.1 compares masks by the
+    intersection over the smaller one, wherever an IoU is named here. Where a detection fits
+    several objects by ``recondition_iou``, or several detections one object, they do not match.
+    The first detections of a concept need ``new_track_threshold``, too. An object is a duplicate of
+    any that began earlier, not only of the first. An object that is reconditioned takes over the
+    mask of the detection."""
     match_iou: float = 0.1
     """A detection matches an object, and so begins none, when their masks have at least this IoU,
     in [0, 1] (SAM3: ``assoc_iou_thresh``)."""
@@ -261,16 +293,30 @@ class TrackSettings:
             raise TrackError(f"iou is IoUSettings(...); got {shorten(self.iou)}")
         if self.cuts is not None and not isinstance(self.cuts, CutSettings):
             raise TrackError(f"cuts is CutSettings(...) or None; got {shorten(self.cuts)}")
+        if self.rules not in RULES:
+            raise TrackError(f"rules are 'sam3' or 'sam3.1'; got {shorten(self.rules)}")
         check_overlap(self.class_agnostic, self.overlap_metric)
         check_presence(self.presence)
         if self.hotstart_delay:
             for name in ("hotstart_unmatched", "hotstart_duplicates"):
                 value = getattr(self, name)
-                if not isinstance(value, int) or not 1 <= value <= self.hotstart_delay:
+                if not is_whole(value, 1) or value > self.hotstart_delay:
                     raise TrackError(
                         f"{name} is from 1 to hotstart_delay, {self.hotstart_delay} frames; "
                         f"got {shorten(value)}"
                     )
+
+    @classmethod
+    def of(cls, model: Any, **changes: Any) -> TrackSettings:
+        """The settings of a model's release, SAM3 or SAM3.1, with some changes.
+
+        Args:
+            model: A model; None: SAM3's settings.
+            **changes: Fields to set.
+        """
+        config = getattr(model, "config", None)
+        released = _SAM31 if getattr(config, "multiplexed", False) else {}
+        return cls(**{**released, **changes})
 
     def segment_options(self, has_masks: bool) -> dict[str, Any]:
         """Return the arguments of ``ImageModel.segment`` for the detections of a frame.

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..concepts import Concepts
 from ..errors import PromptError, TrackError, join_names, shorten
-from ..io.frames import RECONNECT, FrameReader, read_frames
+from ..io.frames import FrameReader, read_frames
 from ..outputs import read_encoded
 from .concept_tracker import ConceptTracker
-from .memory_tracker import MemoryTracker
 from .objects import ObjectAdder, ObjectPrompt, check_objects
 from .settings import TrackSettings
 from .types import TrackedFrame
@@ -39,7 +38,7 @@ def track(
     stride: int = 1,
     latest_only: bool | None = None,
     value_range: Any = None,
-    reconnect: float = RECONNECT,
+    reconnect: float | None = None,
     keep_images: bool = False,
 ) -> Iterator[TrackedFrame]:
     """Track every instance of some concepts through a video.
@@ -61,7 +60,8 @@ def track(
             objects backward too.
         tracker: "memory" tracks objects by the model's video memory, "iou" by the overlap of
             detections; "auto" is "memory" where the model has one.
-        settings: Thresholds and numbers of frames; the defaults are SAM3's.
+        settings: Thresholds and numbers of frames; None: ``TrackSettings.of(model)``, as the
+            model's release has them, SAM3 or SAM3.1.
         detect_every: The detector runs on every n-th frame.
         threshold: ``settings.detection_threshold`` alone.
         start: Index of the first frame, from 0.
@@ -71,7 +71,8 @@ def track(
             broadcasts, and read all of other sources.
         value_range: The values that are black and white, for images that have not 8 bits; None:
             the range of the source.
-        reconnect: Seconds for which a camera or broadcast that goes away is waited for.
+        reconnect: Seconds for which a camera or an address that goes away is waited for. None: 30
+            for cameras and broadcasts, 0 for other addresses (http, tcp), whose films have an end.
         keep_images: Whether results hold the pixels of their frames.
 
     Yields:
@@ -83,10 +84,10 @@ def track(
         TrackError: A setting is out of its range.
         VideoError: The source cannot be read.
     """
-    chosen = TrackSettings() if settings is None else settings
+    chosen = TrackSettings.of(model) if settings is None else settings
     if not isinstance(chosen, TrackSettings):
         raise TrackError(f"settings is TrackSettings(...) or None; got {shorten(settings)}")
-    if not isinstance(tracker, (str, MemoryTracker)):
+    if not isinstance(tracker, str) and not hasattr(tracker, "propagate"):
         raise TrackError(f"tracker is 'auto', 'memory' or 'iou'; got {shorten(tracker)}")
     if threshold is not None:
         chosen = replace(chosen, detection_threshold=threshold)

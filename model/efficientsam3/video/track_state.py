@@ -79,7 +79,7 @@ class TrackManager(dict[int, TrackState]):
     ) -> set[int]:
         """Note how the detections of a concept match its earlier objects.
 
-        SAM3: ``Sam3VideoBase._process_hotstart``.
+        SAM3: ``Sam3VideoBase._process_hotstart``; SAM3.1: ``_process_hotstart_gpu``.
 
         Args:
             frame: Number of the frame.
@@ -101,17 +101,20 @@ class TrackManager(dict[int, TrackState]):
             if state.unmatched >= s.hotstart_unmatched and self._in_hotstart(state, frame):
                 removed.add(id)
         for ids in matched:
-            if len(ids) < 2:
-                continue
-            first = min(ids, key=lambda id: self[id].first_frame)
-            for id in ids:
+            for earlier, id in self._duplicates(ids):
                 state = self[id]
-                if id == first:
-                    continue
-                count = state.duplicates[first] = state.duplicates.get(first, 0) + span
+                count = state.duplicates[earlier] = state.duplicates.get(earlier, 0) + span
                 if count >= s.hotstart_duplicates and self._in_hotstart(state, frame):
                     removed.add(id)
         return removed
+
+    def _duplicates(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Pairs of objects, of which the second may be a duplicate of the first."""
+        began = {id: self[id].first_frame for id in ids}
+        if self.settings.rules == "sam3.1":
+            return [(a, b) for a in ids for b in ids if began[a] < began[b]]
+        first = min(ids, key=began.__getitem__, default=None)
+        return [] if first is None else [(first, id) for id in ids if id != first]
 
     def _in_hotstart(self, state: TrackState, frame: int) -> bool:
         return state.first_frame > frame - self.settings.hotstart_delay and not state.from_person

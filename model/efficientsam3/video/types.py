@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from ..nn.interactive import InteractiveFeatures
 from ..types import Array, Instances, Patch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nn.interactive import InteractiveFeatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +42,19 @@ class TrackerFeatures:
     """What the memory tracker computes of a frame, once for all objects."""
 
     image: InteractiveFeatures
-    """Features of the image encoder."""
+    """Features in which objects are found again. SAM3 also reads prompts with them."""
     size: tuple[int, int]
     """(height, width) of the image in pixels."""
     attention_input: Tensor | None = None
     """(1, N, C) the frame before it attends to memories; computed when it is first needed."""
     projected: Tensor | None = None
     """(1, C, h, w) what the image adds to the memories of it; computed when it is first needed."""
+    remembered: Tensor | None = None
+    """SAM3.1: (N, C) the coarse features, as they are stored with the memories of the frame."""
+    map: Any = None
+    """SAM3.1: the image encoder's map, from which ``prompted`` is computed."""
+    prompted: InteractiveFeatures | None = None
+    """SAM3.1: features with which prompts are read; computed when they are first needed."""
 
 
 class TrackerOutput(NamedTuple):
@@ -60,7 +67,7 @@ class TrackerOutput(NamedTuple):
     presence: Tensor
     """(N,) logits that the object is in the frame."""
     quality: Tensor
-    """(N,) predicted IoU of the mask, in [0, 1]."""
+    """(N,) predicted IoU of the mask, in [0, 1]; SAM3.1 may exceed these limits a little."""
     pointers: Tensor
     """(N, C) object pointers."""
 
@@ -70,41 +77,52 @@ class TrackerOutput(NamedTuple):
         Args:
             rows: Rows of the objects to keep.
         """
-        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.logits.device)
+        kept = list(rows)
         parts = (self.logits, self.presence, self.quality, self.pointers)
-        return TrackerOutput([self.ids[i] for i in rows], *(p[index] for p in parts))
+        return TrackerOutput([self.ids[i] for i in kept], *(p[kept] for p in parts))
 
 
 @dataclass
 class MemoryEntry:
-    """What is remembered of one object on one frame."""
+    """What is remembered of one object, or of one bucket of SAM3.1, on one frame."""
 
     tokens: Tensor | None
     """(T, memory width) spatial memory; None once no later frame can read it."""
     pointer: Tensor
-    """(C,) object pointer."""
+    """(C,) object pointer; (S, C) those of a bucket's slots."""
     score: float
-    """Presence times predicted IoU, in [0, 1]."""
+    """Presence times predicted IoU, in [0, 1]; the mean of a bucket's objects."""
+    image: Tensor | None = None
+    """SAM3.1: (T, C) image features, which all buckets share."""
+    given: set[int] = field(default_factory=set)
+    """SAM3.1: slots of the objects whose masks were given on this frame."""
+
+    def forget_space(self) -> None:
+        """Drop what no later frame can read of a frame whose pointer is still read."""
+        self.tokens = self.image = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        tensors = [self.pointer] if self.tokens is None else [self.tokens, self.pointer]
+        tensors = [t for t in (self.tokens, self.pointer, self.image) if t is not None]
         return sum(t.untyped_storage().nbytes() for t in tensors)
 
 
 class MemoryRead(NamedTuple):
-    """What a frame reads of the memory of one object."""
+    """What a frame reads of the memory of one object or bucket."""
 
     tokens: list[Tensor]
     """Spatial memories of F frames, (T, memory width) each."""
     positions: list[int]
     """F temporal positions: 0 for a conditioning frame, else the rank among the frames before,
-    1 for the last."""
+    1 for the last. SAM3.1: for a conditioning frame ``num_maskmem`` less its age, or 0 where that
+    is out of range."""
     pointers: list[Tensor]
     """Object pointers of P frames, (C,) each."""
     ages: list[int]
     """P ages of the pointers, in frames."""
+    images: list[Tensor]
+    """SAM3.1: image features of the F frames."""
 
 
 # The concept tracker ---------------------------------------------------------------------------

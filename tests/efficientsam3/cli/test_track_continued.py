@@ -130,7 +130,7 @@ def test_a_run_that_asks_for_something_else_starts_again(
     run(film, *ASKED, *out, code=130)
     load(Seer())
     result = run(film, *ASKED, *out, "--threshold", 0.3)
-    assert "threshold was 0.5 and is 0.3" in caplog.text
+    assert "threshold was None and is 0.3" in caplog.text
     assert "done before" not in result.stderr
     assert len(lines(tmp_path / "a.tracks.jsonl")) == 40
     load(Seer())

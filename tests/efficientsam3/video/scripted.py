@@ -130,7 +130,9 @@ class ScriptedMemory:
             self.ids, masks, presence, presence.sigmoid(), torch.zeros(len(results), 1)
         )
 
-    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> TrackerOutput:
+    def add_masks(
+        self, frame: int, features: Any, ids: list[int], masks: Any, shared: str | None = None
+    ) -> TrackerOutput:
         for id in ids:
             self._given.setdefault(id, []).append(frame)
         large = torch.where(masks, 10.0, -10.0)

@@ -41,7 +41,9 @@ class Oracle(ScriptedMemory):
             return np.full(GRID, -1024.0), -5.0
         return np.where(mask, 5.0, -5.0), 5.0
 
-    def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Any:
+    def add_masks(
+        self, frame: int, features: Any, ids: list[int], masks: Any, shared: str | None = None
+    ) -> Any:
         for id, mask in zip(ids, masks.numpy(), strict=True):
             rows, columns = (np.arange(g) * n // g for g, n in zip(GRID, mask.shape, strict=True))
             small = mask[np.ix_(rows, columns)]
@@ -404,7 +406,9 @@ def test_memory_is_flat(count: int) -> None:
                 return np.full(small, -1024.0), -5.0
             return np.where(mask, 5.0, -5.0), 5.0
 
-        def add_masks(self, frame: int, features: Any, ids: list[int], masks: Any) -> Any:
+        def add_masks(
+            self, frame: int, features: Any, ids: list[int], masks: Any, shared: str | None = None
+        ) -> Any:
             for id, mask in zip(ids, masks.numpy(), strict=True):
                 near = {n: (mask[::4, ::4] & m).sum() for n, m in self.world(frame).items()}
                 self.names.setdefault(id, max(near, key=near.get, default=""))

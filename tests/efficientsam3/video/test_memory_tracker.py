@@ -141,7 +141,7 @@ def test_some_objects_are_propagated(tracker: MemoryTracker, frames: list[Tracke
 def test_an_absent_object_has_no_mask(tiny: es3.ImageModel, frames: list[TrackerFeatures]) -> None:
     tracker = MemoryTracker(tiny)
     tracker.add_masks(0, frames[0], [0], box_masks(LEFT))
-    head = tracker._head.masks.pred_obj_score_head.layers[-1]
+    head = tracker._parts.head.masks.pred_obj_score_head.layers[-1]
     before = head.bias.clone()
     try:
         with torch.no_grad():
@@ -152,7 +152,7 @@ def test_an_absent_object_has_no_mask(tiny: es3.ImageModel, frames: list[Tracker
         head.bias = torch.nn.Parameter(before, requires_grad=False)
     assert absent.presence.item() < -50
     assert (absent.logits == NO_OBJECT).all()
-    assert torch.equal(absent.pointers, tracker._memory.no_object_pointer)
+    assert torch.equal(absent.pointers, tracker._parts.memory.no_object_pointer)
     assert tracker._banks[0].tracked[1].score == 0
     assert (after.logits == NO_OBJECT).all()
 
@@ -162,7 +162,7 @@ def test_an_empty_mask_gives_an_absent_object(
 ) -> None:
     given = tracker.add_masks(0, frames[0], [0, 1], box_masks((0, 0, 0, 0), LEFT))
     assert given.presence.tolist() == [-10, 10]
-    assert torch.equal(given.pointers[:1], tracker._memory.no_object_pointer)
+    assert torch.equal(given.pointers[:1], tracker._parts.memory.no_object_pointer)
     assert (given.logits[0] == NO_OBJECT).all()
     assert (given.logits[1] > 0).float().mean().item() == pytest.approx(20 * 22 / 48 / 64, rel=0.1)
 
@@ -255,7 +255,7 @@ def test_remember_takes_corrected_masks_and_presence(
     plain = [tracker._banks[i].tracked[1].tokens for i in (0, 1)]
     tracker.remember(1, frames[1], found, present=torch.tensor([True, False]))
     shifted = tracker._banks[1].tracked[1].tokens - plain[1]
-    torch.testing.assert_close(shifted, tracker._memory.no_object.expand_as(shifted))
+    torch.testing.assert_close(shifted, tracker._parts.memory.no_object.expand_as(shifted))
     tracker.remember(1, frames[1], found._replace(logits=found.logits.flip(0)))
     assert not torch.allclose(tracker._banks[0].tracked[1].tokens, plain[0], atol=1e-3)
 
@@ -344,7 +344,7 @@ def test_reading_backward_in_time() -> None:
 
 
 def test_memory_selection_reads_frames_with_a_good_score() -> None:
-    bank = MemoryBank(MemorySettings(), 7)
+    bank = MemoryBank(MemorySettings(memory_selection=True), 7)
     bank.condition(0, marked(0))
     for t in range(1, 41):
         bank.remember(t, marked(t, 0.9 if t % 4 == 0 else 0.001))
@@ -411,7 +411,7 @@ def test_attention_with_narrow_values_equals_full_attention(
     tracker: MemoryTracker, frames: list[TrackerFeatures]
 ) -> None:
     """On a CPU some products are skipped, which changes nothing; training computes all."""
-    memory = tracker._memory
+    memory = tracker._parts.memory
     layer = memory.attention.layers[0].cross_attn_image
     generator = torch.Generator().manual_seed(0)
 
