@@ -29,6 +29,7 @@ from .nn.perceiver import Perceiver
 from .nn.student import BACKBONES, StudentTrunk
 from .nn.text import ClipText, MobileClipText
 from .nn.vit import VisionTransformer
+from .values import is_share
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class MemoryConfig:
                 "a memory has 1 or more layers of either kind and 0 or more latents and cells; "
                 f"got {self}"
             )
-        if not 0 <= self.adopt_detection_iou <= 1:
+        if not is_share(self.adopt_detection_iou):
             raise ArgumentError(
                 f"adopt_detection_iou is an IoU between 0 and 1; got {self.adopt_detection_iou}"
             )
@@ -147,7 +148,6 @@ OPTIONAL = (
     "multiplex",
 )
 
-
 PART_NAMES = {
     "trunk": "image encoder",
     "neck": "feature pyramid",
@@ -173,6 +173,9 @@ PARTS_OF_ABILITY = {
     "video": ("interactive", "interactive_neck", "memory"),
 }
 """The optional parts that each ability needs."""
+
+MULTIPLEX_PARTS = ("interactive", "interactive_neck", "propagation_neck", "multiplex")
+"""The parts of SAM3.1 that "video" needs instead."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,8 @@ class ModelConfig:
         memory: Configuration of the video memory.
         negative_exemplars: Whether the weights were trained with exemplars of what is not meant, as
             all released ones were. If not, such an exemplar has a warning.
+        point_exemplars: Whether the geometry encoder reads points, which weights from files of
+            Hugging Face transformers do not.
         late: Late fusion of image and prompt, with a student image encoder of three stages; None:
             the early fusion of SAM3.
     """
@@ -248,6 +253,7 @@ class ModelConfig:
     nms: float | None = None
     memory: MemoryConfig = MemoryConfig()
     negative_exemplars: bool = True
+    point_exemplars: bool = True
     late: LateConfig | None = None
 
     def __post_init__(self) -> None:
@@ -282,7 +288,14 @@ class ModelConfig:
     @property
     def abilities(self) -> frozenset[str]:
         """What a model with these parts can do: keys of ``PARTS_OF_ABILITY``."""
-        return frozenset(a for a, parts in PARTS_OF_ABILITY.items() if set(parts) <= {*self.parts})
+        own = {*self.parts}
+        found = {ability for ability, parts in PARTS_OF_ABILITY.items() if own.issuperset(parts)}
+        return frozenset(found | ({"video"} if self.multiplexed else set()))
+
+    @property
+    def multiplexed(self) -> bool:
+        """Whether videos are tracked as in SAM3.1: sixteen objects share one pass."""
+        return {*self.parts}.issuperset(MULTIPLEX_PARTS)
 
     def lacks(self, ability: str, name: str) -> EfficientSam3Error:
         """Make the error that a model lacks an ability, which says what part is missing.
@@ -294,7 +307,10 @@ class ModelConfig:
         if str(ability) not in PARTS_OF_ABILITY:
             known = ", ".join(map(repr, PARTS_OF_ABILITY))
             return ArgumentError(f"an ability is one of {known}; got {shorten(ability)}")
-        missing = [PART_NAMES[p] for p in PARTS_OF_ABILITY[ability] if p not in self.parts]
+        needed = PARTS_OF_ABILITY[ability]
+        if ability == "video" and {"propagation_neck", "multiplex"} & {*self.parts}:
+            needed = MULTIPLEX_PARTS
+        missing = [PART_NAMES[p] for p in needed if p not in self.parts]
         also = " (every concept prompt passes through it)" if ability == "concepts" else ""
         return MissingAbilityError(
             f"{name} cannot do this: its weights have no {' and no '.join(missing)}{also}. "
@@ -457,7 +473,6 @@ def _late_parts(
 ) -> dict[str, Callable[[], nn.Module]]:
     fine = tuple(vision.options["embed_dim"][:-1])
     sizes = c.width, c.heads, c.hidden
-
     return {
         "neck": lambda: StageNeck((c.trunk_width,), c.width),
         "interactive_neck": lambda: StageNeck((*fine, c.trunk_width), c.width),

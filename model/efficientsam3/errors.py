@@ -75,6 +75,10 @@ class PromptWarning(EfficientSam3Warning):
     """A prompt is accepted and is probably not what was meant."""
 
 
+class ImageWarning(EfficientSam3Warning):
+    """An image file holds more than is read."""
+
+
 class ArgumentError(EfficientSam3Error, ValueError):
     """An argument has a value that the function does not accept."""
 

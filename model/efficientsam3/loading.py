@@ -70,8 +70,9 @@ def load(
         name: A name of ``list_models()``, or a folder that ``ImageModel.save`` or
             ``export.export_model`` wrote. "efficientsam3-stickers" is part of the package and needs
             no network.
-        checkpoint: A local file instead of the hub's: upstream's .pt or .pth, or a .safetensors
-            with the same keys.
+        checkpoint: A local file instead of the hub's: upstream's .pt or .pth, a .safetensors with
+            the same keys, or the model.safetensors of Hugging Face transformers; of a file in
+            parts its model.safetensors.index.json.
         text: Another text encoder than the name's: "mobileclip-s0", "mobileclip-s1",
             "mobileclip2-l" or "sam3"; ``checkpoint`` or ``base`` must contain it.
         context: Tokens of a phrase (16, 32, 77), at most what the weights have. None: the
@@ -197,6 +198,7 @@ def _find(
 ) -> tuple[partial[tuple[str, ModelConfig, Detector]], list[Path]]:
     """What reads a model, and the files that it reads; weights are downloaded if need be."""
     from .checkpoints.hub import download
+    from .checkpoints.parts import weight_files
 
     folder = Path(name) if Path(name).is_dir() else None
     title = str(name)
@@ -220,7 +222,7 @@ def _find(
     read = partial(
         _read_upstream, path.absolute(), title, second, given["text"], given["context"], adapter
     )
-    return read, [path, *([] if second is None else [second])]
+    return read, [part for file in (path, second) if file for part in weight_files(file)]
 
 
 def _read_upstream(

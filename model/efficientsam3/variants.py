@@ -163,7 +163,7 @@ class Variant:
         name: Name of the model, as ``load`` takes it.
         vision: Image encoder, a key of ``VISION_PARAMS``; for a packaged model its family.
         text: Text encoder, a key of ``TEXT_PARAMS``; for a packaged model its family.
-        context: Tokens of a phrase, start and end included: 16, 32 or 77.
+        context: Tokens of a phrase, start and end included: 12, 16, 32 or 77.
         release: Release of SAM3, "3.0" or "3.1". The image model has the same architecture; keys,
             pyramids and tracker differ. "own" for a model that was not made from SAM3.
         stage: How the weights were made, a key of ``STAGES``.
@@ -250,9 +250,6 @@ def _natural(name: str) -> list[tuple[float, str]]:
 # Apache-2.0 is what the repository says; most files keep parts of SAM 3 unchanged.
 _LICENSE = "Apache-2.0 and SAM License"
 
-# Release 3.1 tracks with a multiplex memory, which this package does not run.
-_IMAGE_ABILITIES = frozenset(ABILITIES) - {"video"}
-
 
 def _file(path: str) -> Weights:
     return Weights("Simon7108528/EfficientSAM3", path, _LICENSE)
@@ -338,6 +335,7 @@ _LITETEXT = {
     "s1": ("mobileclip_s1", "mobileclip_s1", "mobileclip-s1"),
     "l": ("mobileclip2_l", "mobileclip_l", "mobileclip2-l"),
 }
+_OLDER = "efficient_sam3_image_encoder_"
 _LITETEXT_CGF1 = {("s0", 16): 53.61, ("s1", 16): 53.80, ("l", 16): 53.95}
 _LITETEXT31_CGF1 = {
     ("s0", 16): 54.26,
@@ -379,7 +377,6 @@ def _students() -> Iterator[Variant]:
             "3.1",
             "stage-1",
             _file(f"stage1_sam3p1/efficient_sam3p1_{family}_{size}_mobileclip_s0_ctx16.pt"),
-            abilities=_IMAGE_ABILITIES,
             coco_miou=miou31,
             aliases=(*((f"{name}-3.1",) if bare else ()), f"ES-{label}-SAM3.1"),
         )
@@ -443,7 +440,8 @@ def _litetext() -> Iterator[Variant]:
                 "stage-1",
                 _file(f"sam3_litetext/sam3_litetext_{upstream}_ctx{context}.pt"),
                 gold_cgf1=_LITETEXT_CGF1.get((size, context)),
-                aliases=(label,),
+                # Upstream's branch of LiteText calls the files with 16 tokens by their older name.
+                aliases=(label, *((f"{_OLDER}{upstream}_ctx16",) if context == 16 else ())),
             )
             path = f"efficient_sam3p1_litetext_{upstream31}_ctx{context}.pt"
             yield Variant(
@@ -454,7 +452,6 @@ def _litetext() -> Iterator[Variant]:
                 "3.1",
                 "stage-1",
                 _file(f"sam3p1_litetext/{path}"),
-                abilities=_IMAGE_ABILITIES,
                 gold_cgf1=_LITETEXT31_CGF1[size, context],
                 aliases=(f"SAM3.1-{label}",),
             )
@@ -479,7 +476,6 @@ _ORIGINALS = (
         "3.1",
         "original",
         _meta("facebook/sam3.1", "sam3.1_multiplex.pt"),
-        abilities=_IMAGE_ABILITIES,
         aliases=("sam3.1",),
     ),
 )
@@ -488,13 +484,13 @@ _STICKERS = Variant(
     EMBEDDED,
     "repvit",
     "mobileclip",
-    16,
+    12,
     OWN_RELEASE,
     "stickers",
     Packaged(EMBEDDED, "Apache-2.0"),
     aliases=("stickers",),
-    notes="Knows some three hundred animals, plants, foods, drinks and vehicles, as stickers. For "
-    "photographs take another model. It learned from art by others: see NOTICE.",
+    notes="Knows a thousand things as stickers. For photographs take another model. It learned "
+    "from art by others: see NOTICE.",
 )
 
 VARIANTS: Mapping[str, Variant] = {

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from efficientsam3 import build
+from efficientsam3.checkpoints.assemble import config_of
 from efficientsam3.errors import EfficientSam3Error
 from efficientsam3.variants import (
     ABILITIES,
@@ -247,8 +248,7 @@ def test_bare_names_are_complete_models_with_a_small_text_encoder() -> None:
     for vision in set(VISION_PARAMS) - {"sam3"}:
         variant = find_variant(f"efficientsam3-{vision}")
         assert (variant.text, variant.context) == ("mobileclip-s0", 16)
-        tracks = {"video"} if variant.release == "3.0" else set()
-        assert variant.abilities == set(ABILITIES) - {"video"} | tracks
+        assert variant.abilities == set(ABILITIES)
 
 
 def test_every_student_has_its_3_1_name() -> None:
@@ -303,6 +303,7 @@ def test_list_is_complete_and_in_natural_order() -> None:
         ("LiteText-L-32", "sam3-litetext-l-32"),
         ("SAM3.1-LiteText-S1-16", "sam3-litetext-s1-16-3.1"),
         ("sam3.1", "sam3-3.1"),
+        ("efficient_sam3_image_encoder_mobileclip2_l_ctx16", "sam3-litetext-l-16"),
         (" SAM3 ", "sam3"),
     ],
 )
@@ -337,5 +338,6 @@ def test_unknown_name_without_a_near_one(asked: str) -> None:
 
 
 @each_row
-def test_a_row_claims_no_tracker_that_the_package_cannot_run(variant: Variant) -> None:
-    assert ("video" in variant.abilities) == (variant.release != "3.1")
+def test_a_complete_file_of_a_row_has_its_abilities(variant: Variant) -> None:
+    if not isinstance(variant.weights, Packaged):
+        assert config_of(variant).abilities == variant.abilities

@@ -69,6 +69,11 @@ def read_config(folder: Path) -> tuple[str, ModelConfig]:
         )
     content = read_json(path, CheckpointError)
     try:
+        if "transformers_version" in content:
+            raise CheckpointError(
+                f"{folder} is a folder of Hugging Face transformers. Load its weight file: "
+                f"load('<name>', checkpoint='{folder / WEIGHTS_FILE}')"
+            )
         if content["format"] != FORMAT:
             raise CheckpointError(
                 f"{path} is of format {content['format']}; this version reads {FORMAT}. "
@@ -101,7 +106,7 @@ def config_of(variant: Variant) -> ModelConfig:
     return ModelConfig(variant.vision, variant.text, variant.context, parts, scales)
 
 
-# Files in upstream's layout -------------------------------------------------------------------
+# Files in others' layouts ---------------------------------------------------------------------
 
 
 def load_upstream(
@@ -112,7 +117,7 @@ def load_upstream(
     text: str | None = None,
     context: int | None = None,
 ) -> tuple[ModelConfig, Detector]:
-    """Load a file in upstream's layout, strictly.
+    """Load a file in upstream's or transformers' layout, strictly.
 
     Args:
         checkpoint: A released file, or one with the same keys.
@@ -140,6 +145,7 @@ def load_upstream(
     vision = _choose(sources, "vision", variant.vision if variant else None, "image encoder")
     text = _choose(sources, "text", text, "text encoder")
     state: State = {}
+    has_points = True
     for source in sources:
         have = _parts_of(state)
         is_wanted = {"trunk": source.vision == vision, "text": source.text == text}
@@ -147,10 +153,12 @@ def load_upstream(
             part = _part(key)
             if part not in have and is_wanted.get(part, True):
                 state[key] = value
+        if "geometry" in _parts_of(state) - have:
+            has_points = source.has_points
     positions = next(s.positions for s in sources if s.text == text)
     context = _choose_context(context, positions, text, variant, first.path)
     table = state.get("text.positions")
-    if table is not None:
+    if table is not None and table.ndim > 1:  # another shape is refused with the others
         state["text.positions"] = table[..., :context, :].clone()
     scales = (4.0, 2.0, 1.0) if first.release == "3.1" else (4.0, 2.0, 1.0, 0.5)
     if first.release == "3.0" and not any(k.startswith("neck.levels.3.") for k in state):
@@ -159,7 +167,15 @@ def load_upstream(
         state = {k: v for k, v in state.items() if "_neck.levels.3." not in k}
     have = _parts_of(state)
     parts = tuple(p for p in OPTIONAL if p in have)
-    config = ModelConfig(vision, text, context, parts, scales, memory=_memory_config(state))
+    memory = _memory_config(state)
+    try:
+        config = ModelConfig(
+            vision, text, context, parts, scales, memory=memory, point_exemplars=has_points
+        )
+    except ArgumentError as error:
+        raise CheckpointError(
+            f"{_join(sources)} is damaged or of another model: {error}"
+        ) from error
     return config, assemble(config, state, _join(sources))
 
 
@@ -249,7 +265,7 @@ def assemble(config: ModelConfig, state: State, where: str) -> Detector:
         net = build(config, "meta")
     expected = net.state_dict()
     learned = {k: v for k, v in expected.items() if not layout.DERIVED.search(k)}
-    missing = learned.keys() - state.keys()
+    missing = learned.keys() - state.keys() - layout.UNREAD
     for part in (*REQUIRED, *config.parts):
         missing_here = {k for k in missing if _part(k) == part}
         expected_here = {k for k in learned if _part(k) == part}
@@ -276,6 +292,11 @@ def assemble(config: ModelConfig, state: State, where: str) -> Detector:
                 f"{where}: {key} is {tuple(value.shape)}, but {_title(config)} needs "
                 f"{tuple(expected[key].shape)}"
             )
+        if value.is_floating_point() != expected[key].is_floating_point():
+            raise CheckpointError(
+                f"{where}: {key} holds {value.dtype}, but {_title(config)} needs "
+                f"{expected[key].dtype}; quantized weights and other conversions are not read"
+            )
         if value.is_floating_point():
             # Both limits propagate NaN, and are twenty times faster than a test of each value.
             if value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
@@ -285,7 +306,7 @@ def assemble(config: ModelConfig, state: State, where: str) -> Detector:
                 )
             state[key] = value.float()
     for key, value in expected.items():
-        if key not in state:  # counters of batch norm
+        if key not in state:  # counters of batch norm, and what no model reads
             state[key] = torch.zeros(value.shape, dtype=value.dtype)
     net.load_state_dict(state, strict=True, assign=True)
     with _of_one_model(where):

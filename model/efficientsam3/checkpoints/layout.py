@@ -183,7 +183,14 @@ def _lines(table: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in (line.split() for line in table.splitlines() if line.strip())]
 
 
-def _under(theirs: str, ours: str, table: str = "") -> list[tuple[str, str]]:
+def under(theirs: str, ours: str, table: str = "") -> list[tuple[str, str]]:
+    """The pairs of a written table, each behind a pair of prefixes; that pair alone without one.
+
+    Args:
+        theirs: Prefix of the names on the left.
+        ours: Prefix of the names on the right.
+        table: A pair a line.
+    """
     if not table:
         return [(theirs, ours)]
     return [(theirs + a, ours + b) for a, b in _lines(table)]
@@ -204,34 +211,34 @@ def table(vision: str, text: str, release: str = "3.0") -> tuple[tuple[str, str]
     trunk = "backbone.vision_backbone.trunk."
     rows: list[tuple[str, str]] = []
     if vision == "sam3":
-        rows += _under(trunk, "trunk.")
+        rows += under(trunk, "trunk.")
     else:
         family, size = vision.split("-")
         backbone = {"tinyvit": TINYVIT, "efficientvit": EFFICIENTVIT}.get(family) or _repvit(size)
-        rows += _under(trunk + "model.backbone.model.", "trunk.backbone.", backbone)
-        rows += _under(trunk + "model.head.", "trunk.head.")
+        rows += under(trunk + "model.backbone.model.", "trunk.backbone.", backbone)
+        rows += under(trunk + "model.head.", "trunk.head.")
     words = TEXT_SAM3 if text == "sam3" else TEXT_MOBILECLIP
-    rows += _under("backbone.language_backbone.", "text.", words)
+    rows += under("backbone.language_backbone.", "text.", words)
     second = "interactive_convs" if release == "3.1" else "sam2_convs"
     for theirs, ours in (
         ("convs", "neck"),
         (second, "interactive_neck"),
         ("propagation_convs", "propagation_neck"),
     ):
-        rows += _under(f"backbone.vision_backbone.{theirs}.", f"{ours}.levels.", PYRAMID)
-    rows += _under("geometry_encoder.", "geometry.")
-    rows += _under("transformer.encoder.", "fusion.")
-    rows += _under("transformer.decoder.", "decoder.")
-    rows += _under("dot_prod_scoring.", "scoring.")
-    rows += _under("segmentation_head.", "masks.", MASKS)
+        rows += under(f"backbone.vision_backbone.{theirs}.", f"{ours}.levels.", PYRAMID)
+    rows += under("geometry_encoder.", "geometry.")
+    rows += under("transformer.encoder.", "fusion.")
+    rows += under("transformer.decoder.", "decoder.")
+    rows += under("dot_prod_scoring.", "scoring.")
+    rows += under("segmentation_head.", "masks.", MASKS)
     if release == "3.1":
         renamed = INTERACTIVE.replace("no_mem_embed ", "interactivity_no_mem_embed ")
         renamed = renamed.replace("\nsam_", "\ninteractive_sam_")
-        rows += _under("tracker.model.", "interactive.", renamed)
-        rows += _under("tracker.model.", "multiplex.", MULTIPLEX)
+        rows += under("tracker.model.", "interactive.", renamed)
+        rows += under("tracker.model.", "multiplex.", MULTIPLEX)
     else:
-        rows += _under("tracker.", "interactive.", INTERACTIVE)
-        rows += _under("tracker.", "memory.", MEMORY)
+        rows += under("tracker.", "interactive.", INTERACTIVE)
+        rows += under("tracker.", "memory.", MEMORY)
     return tuple(rows)
 
 
@@ -301,6 +308,9 @@ DERIVED = re.compile(
     r"|\.num_batches_tracked|\.coord_cache.*|\.compilable_cord_cache)$"
 )
 """Tensors that are computed from shapes, or counters. A file may have them or not."""
+
+UNREAD = frozenset({"text.clip_projection"})
+"""Weights by our keys that no model reads. Where a file leaves one out, it is zero."""
 
 LEGACY_COPY = re.compile(r"^backbone\.vision_backbone\.sam2_convs\.")
 """In a SAM3.1 file: copies of ``interactive_convs`` for old loaders."""

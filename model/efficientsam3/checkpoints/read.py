@@ -1,4 +1,4 @@
-"""Read a weight file safely, and recognize what an upstream checkpoint contains."""
+"""Read a weight file safely, and recognize what a released checkpoint contains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError, WeightsNotFoundError
-from . import layout
+from . import layout, transformers_layout
+from .parts import is_index, read_index
 
 State = dict[str, Tensor]
 """Weights by key."""
@@ -27,7 +28,8 @@ def read_state(path: str | Path) -> State:
     Args:
         path: A ``.safetensors`` file, or a PyTorch file with a dictionary of tensors, bare or in
             an entry "model" or "state_dict". Tensors of an entry "preserved_base_model" are added
-            where the first dictionary has none of that key.
+            where the first dictionary has none of that key. Or the index of a file in parts,
+            ``model.safetensors.index.json``.
 
     Returns:
         The tensors by the file's own keys. Large ones stay on disk until they are used.
@@ -39,6 +41,8 @@ def read_state(path: str | Path) -> State:
     path = Path(path)
     if not path.is_file():
         raise WeightsNotFoundError(f"there is no weight file at {path}")
+    if is_index(path):
+        return _read_parts(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -73,6 +77,22 @@ def read_state(path: str | Path) -> State:
             f"{path} holds {_describe(content)}, not a dictionary of tensors by name"
         )
     return content
+
+
+def _read_parts(index: Path) -> State:
+    """The tensors of all parts, which have the keys that the index names, and no others."""
+    state: State = {}
+    for part, keys in read_index(index).items():
+        if is_index(part):
+            raise CheckpointError(f"{index} names another index, {part.name}, as a part")
+        held = read_state(part)
+        if different := keys ^ held.keys():
+            raise CheckpointError(
+                f"{part} has other weights than {index.name} says, such as "
+                f"{list_some(different)}. Download both again."
+            )
+        state |= held
+    return state
 
 
 def first_line(error: BaseException) -> str:
@@ -124,7 +144,7 @@ def _describe(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint in upstream's layout contains, recognized by its keys and shapes.
+    """What a checkpoint in upstream's or transformers' layout contains, by its keys and shapes.
 
     Attributes:
         path: The file.
@@ -133,6 +153,8 @@ class Contents:
         text: Name of the text encoder, as in ``build.TEXTS``; None if there is none.
         positions: Rows of the text encoder's position table, its longest context.
         release: "3.0" or "3.1".
+        has_points: Whether its geometry encoder, if it has one, reads points; in transformers'
+            layout it does not.
     """
 
     path: Path
@@ -141,6 +163,7 @@ class Contents:
     text: str | None
     positions: int
     release: str
+    has_points: bool = True
 
     @classmethod
     def read(cls, path: str | Path) -> Contents:
@@ -153,11 +176,16 @@ class Contents:
             WeightsNotFoundError: There is no such file.
             CheckpointError: The file cannot be read, or it is in another layout.
         """
-        state = {layout.canonical(k): v for k, v in read_state(path).items()}
+        state = read_state(path)
+        has_points = not transformers_layout.is_transformers(state)
+        if not has_points:
+            state = _from_transformers(Path(path), state)
+        state = {layout.canonical(k): v for k, v in state.items()}
         _check_layout(Path(path), state)
         release = "3.1" if any(".interactive_convs." in k for k in state) else "3.0"
         text, positions = _recognize_text(state)
-        return cls(Path(path), state, _recognize_vision(state), text, positions, release)
+        vision = _recognize_vision(state)
+        return cls(Path(path), state, vision, text, positions, release, has_points)
 
     def renamed(self) -> State:
         """The weights by our keys.
@@ -194,11 +222,6 @@ _UPSTREAM_GROUPS = (
 _OTHER_LAYOUTS = (
     # first components of keys, what such a file is, what to do
     (
-        {"detector_model", "tracker_model", "vision_encoder", "text_encoder", "detr_encoder"},
-        "in the layout of Hugging Face transformers",
-        "Take the original file instead, such as sam3.pt of facebook/sam3.",
-    ),
-    (
         {"trunk", "neck", "fusion", "decoder"},
         "the weight file of a saved folder",
         "Load the folder itself, which has the model's configuration: load('<folder>').",
@@ -211,11 +234,39 @@ _OTHER_LAYOUTS = (
 )
 
 
+def _from_transformers(path: Path, state: State) -> State:
+    """Weights of a file in transformers' layout, by upstream's keys."""
+    state = {transformers_layout.canonical(k): v for k, v in state.items()}
+    names = (transformers_layout.FREQUENCIES, transformers_layout.FREQUENCIES_COPY)
+    pair = [state[name] for name in names if name in state]
+    if len(pair) == 2 and not torch.equal(*(table.double() for table in pair)):
+        raise CheckpointError(
+            f"{path}: {' and '.join(names)} differ, but SAM3 has one table for both. Take the "
+            "original file instead, such as sam3.pt of facebook/sam3"
+        )
+    try:
+        renamed, unknown = transformers_layout.to_upstream(state)
+    except (RuntimeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} has weights of shapes that do not go together: {first_line(error)}. The file "
+            "is damaged or of another model"
+        ) from error
+    if unknown:
+        raise CheckpointError(
+            f"{path} is in the layout of Hugging Face transformers, and {len(unknown)} of its "
+            f"weights are unknown there: {list_some(unknown)}. Is it a file of Sam3VideoModel, "
+            "Sam3Model or Sam3LiteTextModel? Files of facebook/sam3 and ports of SAM3-LiteText are."
+        )
+    return renamed
+
+
 def _check_layout(path: Path, state: State) -> None:
     """Name the layout of a file that is not upstream's."""
     groups = {key.split(".", 1)[0] for key in state}
     if groups & set(_UPSTREAM_GROUPS):
         return
+    if not state:
+        raise CheckpointError(f"{path} holds no weights: the file is empty, or was not finished")
     for others, description, way_out in _OTHER_LAYOUTS:
         if groups & others:
             raise CheckpointError(f"{path} is {description}. {way_out}")

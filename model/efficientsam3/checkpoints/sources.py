@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from ..errors import CheckpointError
 from ..variants import Packaged, find_variant
+from .parts import weight_files
 
 if TYPE_CHECKING:
     from ..build import ModelConfig
@@ -34,7 +35,8 @@ def weight_sources(
     Raises:
         UnknownModelError: There is no such model.
     """
-    files = [Path(file) for file in (checkpoint, base) if file is not None]
+    given = [file for file in (checkpoint, base) if file is not None]
+    files = [part for file in given for part in weight_files(file)]
     if Path(model).is_dir():
         return [file for file in sorted(Path(model).iterdir()) if file.is_file()], {}
     source = find_variant(model).weights

@@ -190,6 +190,16 @@ def test_release_3_1_is_recognised_and_its_copies_for_old_loaders_are_not_read(
 
 
 @pytest.mark.slow
+def test_half_precision_without_the_projection_that_no_model_reads(tmp_path: Path) -> None:
+    keys = {k: v for k, v in released("3.1").items() if not k.endswith("projection_layer")}
+    state = each(placeholders(keys), lambda v: v.half() if v.is_floating_point() else v)
+    config, net = load(write(tmp_path / "file.pt", state))
+    assert set(config.parts) == set(OPTIONAL) - {"memory"}
+    assert numbers(net).pop("text.clip_projection")[1:] == (torch.float32, 0)
+    assert {dtype for _, dtype, _ in numbers(net).values()} == {torch.float32}
+
+
+@pytest.mark.slow
 def test_both_releases_give_the_same_image_model(state: State, tmp_path: Path) -> None:
     """A 3.1 file made of the numbers of a 3.0 file, by the names that upstream reads it by."""
     old = {layout.to_ours(VISION, TEXT)(layout.canonical(k)): v for k, v in state.items()}
@@ -247,10 +257,9 @@ def test_a_context_that_the_weights_do_not_have(long_table: Path, context: int) 
     ("keys", "expected"),
     [
         (
-            ["detector_model.vision_encoder.backbone.embeddings.patch_embeddings.weight"],
-            "in the layout of Hugging Face transformers. Take the original file instead",
+            ["vision_encoder.neck.fpn.weight", "detr_encoder.weight"],
+            "in the layout of Hugging Face transformers, and 2 of its weights are unknown there",
         ),
-        (["vision_encoder.neck.fpn.weight", "detr_encoder.weight"], "Hugging Face transformers"),
         (["trunk.head.0.weight", "neck.levels.0.up.weight"], "Load the folder itself"),
         (["image_encoder.trunk.pos_embed", "sam_mask_decoder.w"], "a checkpoint of SAM or SAM 2"),
         (["conv1.weight", "fc.bias"], "2 weights that no EfficientSAM3 model has: conv1.weight"),
@@ -276,6 +285,20 @@ def test_a_weight_that_is_not_finite_is_named(
     state[key].view(-1)[-1] = value
     with pytest.raises(es3.CheckpointError, match=rf"{key} holds NaN or infinite values"):
         assemble.assemble(config, state, "the file")
+
+
+def test_a_weight_of_another_type_is_named(tiny: es3.ImageModel) -> None:
+    """Such as the integers of a quantized file."""
+    state = {k: v.clone() for k, v in tiny.learned().state_dict().items()}
+    state["text.positions"] = state["text.positions"].to(torch.int8)
+    with pytest.raises(es3.CheckpointError, match=r"text\.positions holds torch\.int8"):
+        assemble.assemble(tiny.config, state, "the file")
+
+
+def test_a_file_without_weights(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(es3.CheckpointError, match="holds no weights"):
+        es3.load(NAME, checkpoint=tmp_path / "empty.safetensors")
 
 
 def test_a_file_of_another_image_encoder(plain: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
+import torch
 
 from efficientsam3.build import REQUIRED, TEXTS, VISIONS, ModelConfig, build
 from efficientsam3.checkpoints import layout
@@ -89,6 +91,18 @@ def test_what_the_two_releases_share_has_one_name_here(vision: str) -> None:
     assert {k.split(".")[0] for k in only_new} == {"propagation_neck", "multiplex"}
     both = set(shapes[0]) & set(shapes[1])
     assert {k for k in both if shapes[0][k] != shapes[1][k]} == set()
+
+
+def test_comfyuis_file_of_sam3_1_has_upstreams_names() -> None:
+    """All in half precision, but for rotary tables and CLIP's projection: its size shows it."""
+    offset, header = 0, {}
+    for key, (shape, _) in sorted(released_keys("sam3", "sam3", 32, "3.1").items()):
+        if not key.endswith(("attn.freqs_cis", "encoder.text_projection")):
+            end = offset + 2 * torch.Size(shape).numel()
+            header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+    length = len(json.dumps(header, separators=(",", ":")))  # as in a safetensors file
+    assert 8 + length + -length % 8 + offset == 1_745_546_848
 
 
 @pytest.mark.parametrize(
