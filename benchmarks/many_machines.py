@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="pixels")
     parser.add_argument("--rows", type=int, default=256, help="images of a partition")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1, help="turns, whose medians are compared")
     parser.add_argument("--model", help="a tiny untrained one by default")
     parser.add_argument("--parts", action="store_true", help="what is not the model")
     options = parser.parse_args()
@@ -163,18 +164,21 @@ def main() -> None:
         load = {"device": "cpu", "dtype": "float32"}
         work = Work(model, load, ASK)
         rows, count, workers = options.rows, options.images, options.workers
-        alone = plain(work, photos, folder / "plain", rows, count, workers)
-        say(f"plain processes: {alone:.1f} images a second")
-
-        memory = Memory()
-        memory.start()
-        result = annotate(
-            photos, folder / "out", model=model, load=load, rows=rows, workers=workers, **ASK
-        )
-        quarters = memory.quarters()
-        pace = result.images / result.seconds
-        say(f"Ray: {pace:.1f} images a second, {pace / alone:.0%} of plain processes")
-        say(f"memory in each quarter: {', '.join(f'{q:,.0f}' for q in quarters)} MiB")
+        paces: list[tuple[float, float]] = []
+        for turn in range(options.rounds):
+            alone = plain(work, photos, folder / f"plain-{turn}", rows, count, workers)
+            memory = Memory()
+            memory.start()
+            out = folder / f"out-{turn}"
+            result = annotate(
+                photos, out, model=model, load=load, rows=rows, workers=workers, **ASK
+            )
+            quarters = memory.quarters()
+            paces.append((alone, result.images / result.seconds))
+            say(f"plain processes, Ray: {alone:.1f}, {paces[-1][1]:.1f} images a second")
+            say(f"memory in each quarter: {', '.join(f'{q:,.0f}' for q in quarters)} MiB")
+        alone, pace = np.median(paces, axis=0)
+        say(f"medians: Ray has {pace / alone:.0%} of the pace of plain processes")
         keys = [row["key"] for place in shard_places(result.target) for row in read_shard(place)]
         say(f"{len(keys)} rows of {len(set(keys))} images")
 

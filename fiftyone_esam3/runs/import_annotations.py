@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import fiftyone.core.labels as fol
+import fiftyone.core.media as fomm
 from fiftyone.core.collections import SaveContext
 
 from efficientsam3.concepts import read_classes
@@ -30,6 +31,7 @@ from ..ownership.merge import (
 from ..ownership.schema import declare_presence
 from .checks import check_field, check_samples
 from .file_marks import is_replaced, mark_files
+from .import_tracks import import_tracks, move_path
 from .label_writer import LabelWriter
 from .run import Run, class_settings, count_instances
 from .sample_reader import SampleReader
@@ -48,15 +50,16 @@ def import_annotations(
     overlap: float = OVERLAP,
     restart: bool = False,
 ) -> Steps:
-    """Write the instances that `efficientsam3 annotate` found to the samples of the same files.
+    """Write what `efficientsam3 annotate` found to the samples of the same files.
 
     A class counts as a question that was asked of the sample, so that what is imported twice is
     written once, and labels that people changed or deleted stay so.
 
     Args:
-        samples: images, or a view of them. Those without results stay as they are.
+        samples: images or videos, or a view of them. Those without results stay as they are.
         target: the folder or the URI of the results.
-        label_field: the field for ``Detections``. It is made if it does not exist.
+        label_field: the field for ``Detections``, of videos of their frames. It is made if it does
+            not exist.
         moved: the beginning of the paths in the results, and what it is here; for images that are
             at another place on the machines that annotated them.
         existing: what happens to labels that the field holds. "refuse" refuses where people's
@@ -67,20 +70,32 @@ def import_annotations(
         restart: also write what was imported before.
 
     Yields:
-        a step for each shard.
+        a step for each shard; of videos for each part of one.
 
     Returns:
-        see ``Run.summary``; and ``instances``, the numbers by class in the field.
+        see ``Run.summary``; and ``instances``, the numbers by class in the field; of videos see
+        ``run_over_clips``.
 
     Raises:
         RunError: the samples or the field cannot be used, or no sample has results.
         RunFileError: there are no results at ``target``.
         ExistingLabelsError: the field holds labels of people, and ``existing`` is "refuse".
     """
-    check_samples(samples)
-    check_field(samples, label_field, kinds=(fol.Detections,), new=True)
+    is_video = samples.media_type == fomm.VIDEO
+    check_samples(samples, "video" if is_video else "image")
     asked = read_asked(str(target))
     places = shard_places(str(target))
+    if is_video != ("tracking" in asked):
+        has, needs = ("videos", "images") if is_video else ("images", "videos")
+        raise RunError(f"{target} has results of {needs}, and these samples are {has}")
+    if is_video:
+        policy: dict[str, Any] = {"existing": existing, "overlap": overlap, "restart": restart}
+        return (
+            yield from import_tracks(
+                samples, asked, places, label_field=label_field, moved=moved, **policy
+            )
+        )
+    check_field(samples, label_field, kinds=(fol.Detections,), new=True)
     paths, ids = samples.values(["filepath", "id"])
     by_path: dict[str, list[str]] = {}
     for path, id in zip(paths, ids, strict=True):
@@ -218,9 +233,7 @@ class _Import:
     def _matching(self, place: str) -> list[tuple[str, Record]]:
         pairs = []
         for record in read_shard(place):
-            path = record["path"] or record["key"]
-            if self._moved is not None and path.startswith(self._moved[0]):
-                path = self._moved[1] + path[len(self._moved[0]) :]
+            path = move_path(record["path"] or record["key"], self._moved)
             pairs += [(id, record) for id in self._by_path.get(path, ())]
         return pairs
 

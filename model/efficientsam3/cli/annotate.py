@@ -1,4 +1,4 @@
-"""`efficientsam3 annotate`: find concepts in many images, on the machines of a Ray cluster."""
+"""`efficientsam3 annotate`: find concepts in many images or videos, on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from .concept_options import (
     parse_concepts,
 )
 from .model_options import ModelOptions, with_model_options
+from .track import Tracker
 
 if TYPE_CHECKING:
     from ..distributed.run import AnnotationSummary, Progress
@@ -42,8 +43,8 @@ def annotate(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images (files, folders, patterns), Parquet files or WebDataset tar files, as "
-            "paths or URIs such as s3://bucket/photos.",
+            help="Images (files, folders, patterns), videos, Parquet files or WebDataset tar "
+            "files, as paths or URIs such as s3://bucket/photos.",
         ),
     ],
     concept: ConceptOption = None,
@@ -92,13 +93,17 @@ def annotate(
     class_agnostic: ClassAgnosticOption = False,
     overlap_metric: OverlapMetricOption = OverlapMetric.iou,
     tile: TileOption = None,
+    tracker: Annotated[
+        Tracker, typer.Option(help="Of videos: follow objects by memory or overlap.")
+    ] = Tracker.auto,
+    stride: Annotated[int, typer.Option(min=1, help="Of videos: take every n-th frame.")] = 1,
     coco: Annotated[bool, typer.Option("--coco", help="Write COCO JSON shards too.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do partitions with failed images again.")
     ] = False,
     restart: RestartOption = False,
 ) -> None:
-    """Find concepts in many images, on many machines; write Parquet shards, each image once.
+    """Find concepts in many images or videos, on many machines; write Parquet shards, each once.
 
     Run it again after an interruption: it does the partitions that are missing. With other
     arguments it refuses a folder that has results; --restart deletes them.
@@ -135,6 +140,8 @@ def annotate(
                 model=options.model,
                 load=_load_options(options),
                 **arguments,
+                tracker=tracker.value,
+                stride=stride,
                 image_column=image_column,
                 key_column=key_column,
                 concept_column=concept_column,
@@ -176,7 +183,7 @@ def _describe(progress: Progress) -> str:
     counts = progress.counts
     if not counts.images:
         return "starting workers"
-    note = f"{pluralize(counts.images, 'image')}, {progress.images_per_second:.1f} a second"
+    note = f"{pluralize(counts.images, progress.unit)}, {progress.images_per_second:.1f} a second"
     return note + (f", {counts.failed} failed" if counts.failed else "")
 
 
@@ -186,12 +193,14 @@ def _print_result(result: AnnotationSummary) -> None:
         print_status(f"{pluralize(result.before, 'partition')} of {result.partitions} done before")
     if result.images:
         print_status(
-            f"{pluralize(result.images, 'image')} in {result.seconds:.1f} s by "
+            f"{pluralize(result.images, result.unit)} in {result.seconds:.1f} s by "
             f"{pluralize(result.workers, 'worker')}: "
-            f"{result.images / max(result.seconds, 1e-9):.1f} images a second"
+            f"{result.images / max(result.seconds, 1e-9):.1f} {result.unit}s a second"
         )
+    # A video that cannot be read to the end has a row for the error, which is no frame.
+    rows = counts.images - (counts.failed if result.unit == "frame" else 0)
     print_status(
-        f"{pluralize(counts.images, 'image')} with {pluralize(counts.instances, 'instance')} "
+        f"{pluralize(rows, result.unit)} with {pluralize(counts.instances, 'instance')} "
         f"in {result.target}",
         "green",
     )
@@ -202,9 +211,19 @@ def _print_result(result: AnnotationSummary) -> None:
     named = counts.reasons[:MOST_NAMED] + result.failed_partitions[:MOST_NAMED]
     for name, reason in named:
         print_status(f"failed: {reason if name in reason else f'{name}: {reason}'}", "red")
+    failed = "videos" if result.unit == "frame" else "images"
     if counts.failed > len(counts.reasons):
-        print_status("the other failed images have their reason in the column error", "red")
-    if counts.failed:
+        print_status(
+            f"the other failed {failed} have their reason in the column error",
+            "red",
+        )
+    if counts.failed and result.unit == "frame":
+        print_status(
+            f"{pluralize(counts.failed, 'video')} of {result.partitions} could not be read to the "
+            "end; --retry-failed tries again",
+            "red",
+        )
+    elif counts.failed:
         print_status(
             f"{pluralize(counts.failed, 'image')} of {counts.images} failed; --retry-failed tries "
             "them again",

@@ -1,24 +1,28 @@
-"""`annotate`: the images of a source, on the machines of a Ray cluster, each once."""
+"""`annotate`: the images or videos of a source, on the machines of a Ray cluster, each once."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..concepts import Concepts, plain_concepts
-from ..errors import ArgumentError, PromptError
+from ..errors import ArgumentError, PromptError, join_names
 from ..prompts import check_batch_size, check_segment_arguments
+from ..values import is_whole
 from .cluster import Pool, connected, import_ray
 from .folder import RunFolder
 from .settings import Work, model_asked
 from .shards import Counts
-from .sources import ROWS, Columns, make_plan
+from .sources import ROWS, Columns, Plan, make_plan
+from .videos import track_settings
 
 logger = logging.getLogger(__name__)
+
+TRACKERS = ("auto", "memory", "iou")
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Progress:
         counts: What this run did.
         seconds: Since its first worker was ready to work.
         note: A sentence for the user; "" for none.
+        unit: What is counted: "image" or "frame".
     """
 
     partitions: int
@@ -38,6 +43,7 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     seconds: float = 0.0
     note: str = ""
+    unit: str = "image"
 
     @property
     def images_per_second(self) -> float:
@@ -55,9 +61,10 @@ class AnnotationSummary:
         before: Number of those that an earlier run did.
         counts: What all shards hold.
         failed_partitions: Number and reason of each partition that has no shard.
-        images: Number of images that this run annotated, failed ones among them.
+        images: Number of images or frames that this run annotated, failed ones among them.
         seconds: Time of this run from the first worker on.
         workers: Number of workers; 0 where nothing was to be done.
+        unit: What is counted: "image" or "frame".
     """
 
     target: str
@@ -68,6 +75,7 @@ class AnnotationSummary:
     images: int = 0
     seconds: float = 0.0
     workers: int = 0
+    unit: str = "image"
 
 
 def annotate(
@@ -83,6 +91,8 @@ def annotate(
     class_agnostic: bool = False,
     overlap_metric: str = "iou",
     tile: Any = None,
+    tracker: str = "auto",
+    stride: int = 1,
     image_column: str = "image",
     key_column: str | None = None,
     concept_column: str | None = None,
@@ -97,13 +107,13 @@ def annotate(
     restart: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> AnnotationSummary:
-    """Find concepts in the images of a source, and write Parquet shards; each image once.
+    """Find concepts in images, or track them in videos, and write Parquet shards; each once.
 
     The same call continues a run that was stopped, whatever stopped it.
 
     Args:
-        sources: Image files, folders and patterns of them; Parquet files; or tar files in the form
-            of WebDataset. As paths that all machines have, or as URIs.
+        sources: Image files, folders and patterns of them; videos; Parquet files; or tar files in
+            the form of WebDataset. As paths that all machines have, or as URIs.
         out: Path or URI of the folder of results.
         concepts: As ``ImageModel.segment`` takes them.
         model: A name of ``list_models()``, or the folder of a saved model, on all machines.
@@ -114,6 +124,8 @@ def annotate(
         class_agnostic: See ``ImageModel.segment``.
         overlap_metric: See ``ImageModel.segment``.
         tile: See ``ImageModel.segment``.
+        tracker: See ``efficientsam3.track``; for videos.
+        stride: See ``efficientsam3.track``; for videos.
         image_column: Column of Parquet with images, as bytes or as paths.
         key_column: Column of Parquet with the keys of rows; None: paths, or the file and the row.
         concept_column: Column of Parquet, or field of the JSON in a tar ("txt": the text beside
@@ -133,7 +145,8 @@ def annotate(
         What is in the folder.
 
     Raises:
-        ArgumentError: An argument is wrong, or there is no cluster at the address.
+        ArgumentError: An argument is wrong, or not one for such a source; or there is no cluster
+            at the address.
         DataError: The source has no images, or cannot be read.
         PromptError: A concept is wrong, or there is none.
         RunFileError: The folder has results of other arguments.
@@ -151,6 +164,7 @@ def annotate(
         "tile": tile,
     }
     classes = _check(concepts, concept_column, coco, arguments)
+    tracking = {"tracker": tracker, "stride": stride}
     for name, value in (("cpus", cpus), ("workers", 1 if workers is None else workers)):
         if not isinstance(value, int) or value < 1:
             raise ArgumentError(f"{name} is a whole number from 1; got {value}")
@@ -164,15 +178,20 @@ def annotate(
     columns = Columns(image_column, key_column, concept_column)
     asked = {**model_asked(work), **arguments, "columns": dict(columns._asdict()), "rows": rows}
     plan = make_plan([str(name) for name in names], out=str(out), rows=rows, columns=columns)
+    _check_kind(plan, arguments, tracking)
+    if plan.kind == "video":
+        asked["tracking"] = tracking
+        work = replace(work, tracking=tracking)
     asked["source"] = plan.identity
     folder = RunFolder(str(out), asked, len(plan), coco=coco, restart=restart)
 
     counts = dict(folder.counts(sorted(folder.done())))
     before = {n for n, held in counts.items() if not (retry_failed and held.failed)}
     todo = [number for number in range(len(plan)) if number not in before]
-    result = AnnotationSummary(folder.target, len(plan), len(before), Counts())
+    unit = "frame" if plan.kind == "video" else "image"
+    result = AnnotationSummary(folder.target, len(plan), len(before), Counts(), unit=unit)
     if todo:
-        progress = Progress(len(plan), len(before))
+        progress = Progress(len(plan), len(before), unit=unit)
         with connected(ray) as module:
             pool = Pool(module, work, workers, gpus)
             result.workers = min(pool.size, len(todo))
@@ -203,6 +222,30 @@ def _check(
         )
     check_segment_arguments(["object"], **arguments)
     return None
+
+
+OF_IMAGES: dict[str, Any] = {"max_instances": None, "tile": None}
+OF_VIDEOS: dict[str, Any] = {"tracker": "auto", "stride": 1}
+"""Arguments that only images and only videos have, with their default values."""
+
+
+def _check_kind(plan: Plan, arguments: Mapping[str, Any], tracking: Mapping[str, Any]) -> None:
+    """Refuse arguments that have no meaning for the source, and wrong values of tracking."""
+    is_video = plan.kind == "video"
+    given, defaults = (arguments, OF_IMAGES) if is_video else (tracking, OF_VIDEOS)
+    for name, default in defaults.items():
+        if given[name] != default:
+            has, needs = ("videos", "images") if is_video else ("images", "videos")
+            raise ArgumentError(
+                f"{name} is for {needs}, and the source has {has}; got {given[name]!r}. Leave it "
+                "out"
+            )
+    if tracking["tracker"] not in TRACKERS:
+        raise ArgumentError(f"tracker is {join_names(TRACKERS)}; got {tracking['tracker']!r}")
+    if not is_whole(tracking["stride"], 1):
+        raise ArgumentError(f"stride is a whole number from 1; got {tracking['stride']!r}")
+    if is_video:
+        track_settings(arguments)
 
 
 def _run(

@@ -29,6 +29,8 @@ class Work:
             its own.
         batch_size: Images that are encoded together; None: what suits the device.
         cpus: Cores of a worker.
+        tracking: How videos are tracked: "tracker" and "stride", as ``efficientsam3.track`` takes
+            them.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Work:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
     cpus: int = 1
+    tracking: Mapping[str, Any] = field(default_factory=dict)
 
 
 def model_asked(work: Work) -> dict[str, Any]:

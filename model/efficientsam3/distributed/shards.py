@@ -1,4 +1,7 @@
-"""The files of results: one Parquet shard a partition, with one row an image; COCO made of it."""
+"""The files of results: one Parquet shard a partition; COCO made of it.
+
+A row is an image, or a frame of a video.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .stores import import_pyarrow, open_file
 if TYPE_CHECKING:
     from ..types import Instances
 
-FORMAT = "efficientsam3-annotations-1"
+FORMAT = "efficientsam3-annotations-2"
 """Name and version of the schema, in the metadata of each shard."""
 FORMAT_KEY = b"efficientsam3.format"
 COUNTS_KEY = b"efficientsam3.counts"
@@ -24,6 +27,8 @@ IMAGE_NUMBERS = 10**6
 """Numbers of COCO images that each partition has for itself."""
 ANNOTATION_NUMBERS = 10**9
 """Numbers of COCO annotations that each partition has for itself."""
+TRACK_NUMBERS = 10**6
+"""Numbers of COCO tracks that each partition has for itself."""
 
 Record = dict[str, Any]
 """A row of a shard, as plain values."""
@@ -92,6 +97,7 @@ def schema() -> Any:
             ("box", arrow.list_(real, 4)),
             ("area", real),
             ("mask", mask),
+            ("track", number),
         ]
     )
     presence = arrow.struct([("label", text), ("presence", real)])
@@ -99,6 +105,8 @@ def schema() -> Any:
         [
             arrow.field("key", text, nullable=False),
             ("path", text),
+            ("frame", number),
+            ("time", arrow.float64()),
             ("width", number),
             ("height", number),
             ("instances", arrow.list_(instance)),
@@ -117,21 +125,30 @@ def failed_record(key: str, path: str | None, error: str) -> Record:
         path: Path or URI of the image; None where it has none of its own.
         error: Why, as a sentence.
     """
-    values: Record = {"key": key, "path": path, "width": None, "height": None}
+    values: Record = dict.fromkeys(("key", "path", "frame", "time", "width", "height"))
+    values |= {"key": key, "path": path}
     return values | {"instances": [], "presence": [], "left_out": 0, "error": error}
 
 
-def to_record(key: str, path: str | None, found: Instances) -> Record:
-    """The row of an image, with the numbers that `efficientsam3 segment` writes.
+def to_record(
+    key: str,
+    path: str | None,
+    found: Instances,
+    frame: int | None = None,
+    time: float | None = None,
+) -> Record:
+    """The row of an image or a frame, with the numbers that `efficientsam3 segment` writes.
 
     Args:
         key: What the row is called.
-        path: Path or URI of the image; None where it has none of its own.
+        path: Path or URI of the image or the video; None where it has none of its own.
         found: Its instances.
+        frame: Number of the frame in its video, from 0; None for an image.
+        time: Seconds since the first frame of the video; None where they are not known.
     """
     from ..segment_files import to_annotations
 
-    instances = []
+    instances, tracks = [], found.track_ids
     for one in to_annotations(found)[0]:
         x, y, width, height = one["bbox"]
         instances.append(
@@ -143,12 +160,15 @@ def to_record(key: str, path: str | None, found: Instances) -> Record:
                 "box": [x, y, x + width, y + height],
                 "area": one["area"],
                 "mask": one.get("segmentation"),
+                "track": None if tracks is None else int(tracks[one["number"] - 1]),
             }
         )
     presence = found.concept_presence.items()
     return {
         "key": key,
         "path": path,
+        "frame": frame,
+        "time": time,
         "width": found.size[1],
         "height": found.size[0],
         "instances": instances,
@@ -191,7 +211,10 @@ def read_counts(place: str) -> Counts:
     metadata = _open(place).schema_arrow.metadata or {}
     try:
         if metadata[FORMAT_KEY].decode() != FORMAT:
-            raise DataError(f"{place} is of the version {metadata[FORMAT_KEY].decode()}")
+            raise DataError(
+                f"{place} is of the version {metadata[FORMAT_KEY].decode()}, and this version of "
+                f"efficientsam3 reads {FORMAT}: annotate with --restart, or read it with pyarrow"
+            )
         counts = Counts(**json.loads(metadata[COUNTS_KEY]))
         counts.reasons = [(key, reason) for key, reason in counts.reasons]
     except (KeyError, TypeError, ValueError) as error:
@@ -214,8 +237,29 @@ def read_shard(place: str) -> list[Record]:
     arrow = import_pyarrow("")
     try:
         return list(_open(place).read().to_pylist())
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{place} is damaged: {error}. {AGAIN}") from error
+
+
+def read_first_path(place: str) -> str | None:
+    """Read the path of the first row of a shard, without its masks.
+
+    Args:
+        place: Path or URI.
+
+    Returns:
+        The path; None where the shard has no row, or the row no path.
+
+    Raises:
+        DataError: It is not a shard of this version, or is damaged.
+    """
+    read_counts(place)
+    arrow = import_pyarrow("")
+    try:
+        paths = _open(place).read(["path"])["path"]
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{place} is damaged: {error}. {AGAIN}") from error
+    return paths[0].as_py() if len(paths) else None
 
 
 AGAIN = "Delete it, and the same command makes it again"
@@ -225,7 +269,7 @@ def _open(place: str) -> Any:
     arrow, parquet = import_pyarrow(""), import_pyarrow("parquet")
     try:
         return parquet.ParquetFile(open_file(place))
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{place} is damaged: {error}. {AGAIN}") from error
 
 
@@ -251,6 +295,7 @@ def to_coco(records: Sequence[Record], number: int, asked: Mapping[str, Any]) ->
             {
                 "id": image,
                 "file_name": record["path"] or record["key"],
+                **({} if record["frame"] is None else {"frame_index": record["frame"]}),
                 "width": record["width"],
                 "height": record["height"],
                 "presence": {p["label"]: round(p["presence"], 5) for p in record["presence"]},
@@ -270,6 +315,8 @@ def to_coco(records: Sequence[Record], number: int, asked: Mapping[str, Any]) ->
             }
             if one["phrase"] != one["label"]:
                 annotation["phrase"] = one["phrase"]
+            if one["track"] is not None:
+                annotation["track_id"] = number * TRACK_NUMBERS + one["track"]
             if one["mask"] is not None:
                 annotation["segmentation"] = dict(one["mask"])
             annotations.append(annotation)

@@ -3,7 +3,7 @@
 The partitions of a source depend on its files and on ``rows`` alone, so that a later command cuts
 in the same places. Image files and paths in Parquet are cut into equal numbers of rows; images in
 Parquet too, within each file; a tar file is one partition, since its content is known only when it
-is read to the end.
+is read to the end. A video is one partition, since its frames are tracked one after another.
 """
 
 from __future__ import annotations
@@ -17,12 +17,19 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, DataError
-from ..io.paths import describe_passed_over, is_image_file
+from ..io.paths import describe_passed_over, is_image_file, is_video_file
 from .stores import FileEntry, absolute, import_pyarrow, is_uri, join, list_files, open_file
 
 ROWS = 256
 """Images of a partition."""
 LISTING_THREADS = 16
+NAMES = {
+    "parquet": "Parquet files",
+    "tar": "tar files",
+    "files": "images",
+    "video": "videos",
+}
+"""Kinds of sources, as messages call them."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +60,7 @@ class Partition:
     Attributes:
         number: From 0.
         kind: "files": ``rows`` has the images. "parquet": rows ``start`` to ``stop`` of ``file``.
-            "tar": all of ``file``.
+            "tar" and "video": all of ``file``.
         rows: Key, place and concepts of each image; the place is None where it is missing.
         file: Path or URI of the file that holds the images.
         start: First row.
@@ -131,8 +138,8 @@ def make_plan(
     """List the files of sources, and cut their images into partitions.
 
     Args:
-        sources: Image files, folders and patterns of them; or Parquet files; or tar files in the
-            form of WebDataset. As paths or URIs.
+        sources: Image files, folders and patterns of them; or videos; or Parquet files; or tar
+            files in the form of WebDataset. As paths or URIs.
         out: The folder of the results, which is left out.
         rows: Images of a partition.
         columns: Where Parquet and tar files have what is read.
@@ -150,21 +157,22 @@ def make_plan(
             if not file.name.startswith(results):
                 found.setdefault(file.name, file)
     kind, files = _choose_kind(list(found.values()), sources)
-    if kind == "files":
+    if kind in ("files", "video"):
         for name, value in zip(columns._fields, columns, strict=True):
             if value not in (None, "image"):
                 raise ArgumentError(
-                    f"image files have no columns, so no column {value!r} for the {name}: name a "
+                    f"{NAMES[kind]} have no columns, so no column {value!r} for the {name}: name a "
                     "Parquet file or tar files as the source"
                 )
+    if kind == "files":
         return Plan(kind, files, columns, _cut_files([f.name for f in files], rows))
-    if kind == "tar":
+    if kind in ("tar", "video"):
         return Plan(kind, files, columns, [file.name for file in files])
     return _plan_parquet(files, rows, columns)
 
 
 def _choose_kind(files: Sequence[FileEntry], sources: Sequence[str]) -> tuple[str, list[FileEntry]]:
-    kinds: dict[str, list[FileEntry]] = {"parquet": [], "tar": [], "files": []}
+    kinds: dict[str, list[FileEntry]] = {kind: [] for kind in NAMES}
     others = []
     for file in files:
         path = _as_path(file.name)
@@ -172,19 +180,23 @@ def _choose_kind(files: Sequence[FileEntry], sources: Sequence[str]) -> tuple[st
             kinds[path.suffix.lower()[1:]].append(file)
         elif is_image_file(path):
             kinds["files"].append(file)
+        elif is_video_file(path):
+            kinds["video"].append(file)
         else:
             others.append(path)
     present = {kind: found for kind, found in kinds.items() if found}
     if len(present) > 1:
-        names = {"files": "images", "parquet": "Parquet files", "tar": "tar files"}
-        counts = " and ".join(f"{len(found)} {names[kind]}" for kind, found in present.items())
+        counts = " and ".join(
+            f"{len(found)} {NAMES[kind] if len(found) > 1 else NAMES[kind].removesuffix('s')}"
+            for kind, found in present.items()
+        )
         raise DataError(
             f"{', '.join(sources)} has {counts}: name one kind with a pattern, such as '*.jpg'"
         )
     passed_over = describe_passed_over(others)
     if not present:
         raise DataError(
-            f"no images, Parquet files or tar files in {', '.join(sources)}"
+            f"no images, videos, Parquet files or tar files in {', '.join(sources)}"
             + (passed_over and f": {passed_over}")
         )
     if passed_over:
@@ -296,7 +308,7 @@ def open_parquet(name: str) -> Any:
     parquet, arrow = import_pyarrow("parquet"), import_pyarrow("")
     try:
         return parquet.ParquetFile(open_file(name), pre_buffer=False)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} cannot be read as Parquet: {error}") from error
 
 
@@ -307,7 +319,7 @@ def _read_paths(name: str, columns: Columns) -> list[Any]:
     with open_parquet(name) as file:
         try:
             table = file.read(wanted)
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{name} cannot be read as Parquet: {error}") from error
     folder = name.rpartition("/")[0]
     places = table[columns.image].to_pylist()

@@ -8,17 +8,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..concepts import add_written, read_written
 from ..errors import EfficientSam3Error, ImageError, PromptError, shorten
 from ..evaluate.model_identity import model_identity
+from ..io.batches import batched
 from .rows import Row, read_rows
 from .settings import Work
 from .shards import Counts, Record, encode_shard, failed_record, to_coco, to_record
 from .sources import Partition
 from .stores import write_file
+from .videos import track_video
 
 if TYPE_CHECKING:
     from ..predictor import ImageModel
@@ -93,7 +95,7 @@ class Worker:
         return model_identity(model)  # type: ignore[arg-type]
 
     def annotate(self, partition: Partition, places: Places) -> Counts:
-        """Annotate the images of a partition, and write its files; the shard last.
+        """Annotate the images or the video of a partition, and write its files; the shard last.
 
         Args:
             partition: The partition.
@@ -107,9 +109,11 @@ class Worker:
             OSError: The same.
             TargetError: A file cannot be written.
         """
-        step = self.images_together
-        rows = read_rows(partition, 2 * step, max(READING_THREADS, self._work.cpus))
-        records = [record for some in _batches(rows, step) for record in self.annotate_rows(some)]
+        if partition.kind == "video":
+            work = self._work
+            records = list(track_video(self.model, partition.file, work.arguments, work.tracking))
+        else:
+            records = self._annotate_images(partition)
         content, counts = encode_shard(records, places.run)
         try:
             if places.coco is not None:
@@ -121,6 +125,11 @@ class Worker:
                 "command, which continues"
             ) from error
         return counts
+
+    def _annotate_images(self, partition: Partition) -> list[Record]:
+        step = self.images_together
+        rows = read_rows(partition, 2 * step, max(READING_THREADS, self._work.cpus))
+        return [record for some in batched(rows, step) for record in self.annotate_rows(some)]
 
     @property
     def images_together(self) -> int:
@@ -175,17 +184,6 @@ class Worker:
             reason = str(error) or type(error).__name__
             return [failed_record(rows[0].key, rows[0].path, reason)]
         return [to_record(row.key, row.path, one) for row, one in zip(rows, found, strict=True)]
-
-
-def _batches(rows: Iterable[Row], step: int) -> Iterator[list[Row]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == step:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _way_out(error: OSError) -> str:

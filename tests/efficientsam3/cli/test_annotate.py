@@ -28,7 +28,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         (["-c", "v="], "is not class=phrase,phrase"),
         (["-c", "a", "--concept-column", "b"], "concepts are named once"),
         (["--concept-column", "b", "--coco"], "COCO numbers its categories before"),
-        (["--concept-column", "b"], "image files have no columns"),
+        (["--concept-column", "b"], "images have no columns"),
         (["-c", "a", "--tile", "x"], "tile"),
     ],
 )

@@ -29,9 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
 ROOT = Path(__file__).parents[3]
-IMAGES = 300
 ROWS = 20
-BAD = (7, 150, 299)
 
 
 @pytest.fixture
@@ -50,9 +48,9 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def command(photos: Path, out: Path, model: Path, *more: str) -> list[str]:
+def command(photos: Path, out: Path, model: Path, *more: str, rows: int = ROWS) -> list[str]:
     words = [sys.executable, "-m", "efficientsam3", "annotate", str(photos), "--out", str(out)]
-    words += ["-c", "person", "-c", "bus", "--threshold", "0.2", "--rows", str(ROWS)]
+    words += ["-c", "person", "-c", "bus", "--threshold", "0.2", "--rows", str(rows)]
     return [*words, "-m", str(model), "--dtype", "float32", *more]
 
 
@@ -70,9 +68,9 @@ def end_commands() -> Iterator[None]:
             process.communicate()
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
+def start(words: list[str], **variables: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join([str(ROOT / "model"), str(ROOT)])
-    env = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
+    env = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200", **variables}
     pipe = subprocess.PIPE
     STARTED.append(subprocess.Popen(words, env=env, stdout=pipe, stderr=pipe, text=True))
     return STARTED[-1]
@@ -86,13 +84,18 @@ def wait_for_shards(process: subprocess.Popen[str], out: Path, count: int) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("images", "rows"), [(300, ROWS), pytest.param(10_000, 256, marks=pytest.mark.long)]
+)
 def test_a_node_and_the_command_are_killed_and_each_image_is_there_once(
-    cluster: Any, model_folder: Path, tmp_path: Path
+    cluster: Any, model_folder: Path, tmp_path: Path, images: int, rows: int
 ) -> None:
-    photos, out = write_pictures(tmp_path / "photos", IMAGES), tmp_path / "out"
-    for number in BAD:
+    photos, out = write_pictures(tmp_path / "photos", images), tmp_path / "out"
+    bad, shards = (7, 150, images - 1), -(-images // rows)
+    for number in bad:
         (photos / f"{number:04d}.png").write_bytes(b"no image")
-    words = command(photos, out, model_folder, "--ray", cluster.address)
+    words = command(photos, out, model_folder, "--ray", cluster.address, rows=rows)
 
     process = start(words)
     wait_for_shards(process, out, 2)
@@ -101,26 +104,26 @@ def test_a_node_and_the_command_are_killed_and_each_image_is_there_once(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = {path.name: path.read_bytes() for path in out.glob("annotations/part-*.parquet")}
-    assert 5 <= len(before) < IMAGES // ROWS
+    assert 5 <= len(before) < shards
 
     process = start(words)
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=3000)
     assert process.returncode == 1, said
     assert "Traceback" not in said
-    assert f"{len(BAD)} images of {IMAGES} failed" in said
-    assert all(f"{number:04d}.png cannot be read" in said for number in BAD)
-    assert "partitions of 15 done before" in said and "images a second" in said
+    assert f"{len(bad)} images of {images} failed" in said
+    assert all(f"{number:04d}.png cannot be read" in said for number in bad)
+    assert f"partitions of {shards} done before" in said and "images a second" in said
     kept = {path.name: path.read_bytes() for path in out.glob("annotations/part-*.parquet")}
-    assert len(kept) == IMAGES // ROWS
+    assert len(kept) == shards
     assert {name: kept[name] for name in before} == before, "what was done is not done again"
 
     records = [record for place in shard_places(str(out)) for record in read_shard(place)]
-    assert [Path(r["key"]).name for r in records] == [f"{n:04d}.png" for n in range(IMAGES)]
+    assert [Path(r["key"]).name for r in records] == [f"{n:04d}.png" for n in range(images)]
     failed = [n for n, record in enumerate(records) if record["error"] is not None]
-    assert failed == list(BAD)
+    assert failed == list(bad)
     model = es3.load(model_folder, dtype="float32", device="cpu")
-    for number in range(0, IMAGES, 25):
-        if number in BAD:
+    for number in range(0, images, 25):
+        if number in bad:
             continue
         found = model.segment(photos / f"{number:04d}.png", **ASK)
         listed = records[number]["instances"]
@@ -132,6 +135,15 @@ def test_a_node_and_the_command_are_killed_and_each_image_is_there_once(
         for i, one, mask in zip(whole, listed, decode_masks(records[number]), strict=True):
             assert (mask != found.mask(i)).sum() <= 3
             assert np.abs(np.array(found.crop(i)[1]) - one["box"]).max() <= 1
+
+
+def test_a_cluster_is_found(cluster: Any, model_folder: Path, tmp_path: Path) -> None:
+    photos, out = write_pictures(tmp_path / "photos", 12), tmp_path / "out"
+    words = command(photos, out, model_folder, "--ray", "auto", "--workers", "1")
+    process = start(words, RAY_ADDRESS=cluster.address)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0 and "by 1 worker" in said, said
+    assert len(list(out.glob("annotations/part-*.parquet"))) == 1
 
 
 def test_the_same_command_again_starts_nothing(model_folder: Path, tmp_path: Path) -> None:
@@ -151,3 +163,20 @@ def test_the_same_command_again_starts_nothing(model_folder: Path, tmp_path: Pat
     _, said = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "max_instances was None and is 1. Name another folder" in said
+
+
+def test_videos_are_tracked(model_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from ..video.films import write_film
+
+    for name in ("a", "b"):
+        write_film(tmp_path / f"{name}.mp4", 5)
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    words = command(tmp_path / "*.mp4", tmp_path / "out", model_folder, "--workers", "1")
+    process = start([*words, "--tracker", "iou"])
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 1, said
+    assert "10 frames with" in said and "frames a second" in said
+    assert "1 video of 3 could not be read to the end" in said
+    records = [r for place in shard_places(str(tmp_path / "out")) for r in read_shard(place)]
+    assert [r["frame"] for r in records] == [*range(5), *range(5), None]

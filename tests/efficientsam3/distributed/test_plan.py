@@ -80,13 +80,13 @@ def test_each_tar_is_a_partition(tmp_path: Path) -> None:
 def test_sources_that_are_wrong_say_why(tmp_path: Path) -> None:
     photos = write_pictures(tmp_path / "photos", 2)
     write_tar(tmp_path / "photos/x.tar", {"x": {"png": encoded(1)}})
-    with pytest.raises(DataError, match="1 tar files and 2 images: name one kind"):
+    with pytest.raises(DataError, match="1 tar file and 2 images: name one kind"):
         plan_of(photos)
     (tmp_path / "text").mkdir()
     (tmp_path / "text/a.txt").write_text("a")
     with pytest.raises(DataError, match=r"no images, .*1 .txt"):
         plan_of(tmp_path / "text")
-    with pytest.raises(ArgumentError, match="image files have no columns"):
+    with pytest.raises(ArgumentError, match="images have no columns"):
         plan_of(f"{photos}/*.png", columns=Columns(concepts="what"))
     with pytest.raises(ArgumentError, match="at least 1 row; got 0"):
         plan_of(photos, rows=0)

@@ -187,7 +187,7 @@ def test_the_schema_is_fixed(worker: Worker, tmp_path: Path) -> None:
     do(worker, photos, tmp_path / "out")
     file = parquet.ParquetFile(tmp_path / "out/0.parquet")
     assert file.schema_arrow.remove_metadata().equals(schema())
-    assert file.schema_arrow.metadata[b"efficientsam3.format"] == b"efficientsam3-annotations-1"
+    assert file.schema_arrow.metadata[b"efficientsam3.format"] == b"efficientsam3-annotations-2"
     assert parquet.read_table(tmp_path / "out").num_rows == 1, "a folder of shards is a dataset"
     (record,) = read_shard(f"{tmp_path}/out/0.parquet")
     height, width = picture(0).size[::-1]

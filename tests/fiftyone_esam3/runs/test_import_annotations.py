@@ -15,6 +15,7 @@ from efficientsam3.distributed.settings import Work
 from efficientsam3.distributed.sources import make_plan
 from efficientsam3.distributed.worker import Worker
 from efficientsam3.errors import RunFileError
+from efficientsam3.video.settings import IoUSettings, TrackSettings
 from fiftyone_esam3.labels import ERROR_FIELD
 from fiftyone_esam3.ownership.merge import ExistingLabelsError
 from fiftyone_esam3.runs.import_annotations import import_annotations
@@ -100,3 +101,55 @@ def test_files_at_another_place(new_dataset: Any, photos: list[str], target: Pat
 def test_no_results_are_said(dataset: Any, tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match="there are no annotations in"):
         finish(import_annotations(dataset, tmp_path / "nothing"))
+
+
+LOW = TrackSettings(detection_threshold=0.0, iou=IoUSettings(new_track_threshold=0.0))
+
+
+@pytest.fixture
+def tracks(tiny_folder: Path, videos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The results for two videos, and a file that is none."""
+    target = tmp_path / "results"
+    asked = {"concepts": ["cat", "dog"], "threshold": 0.0}
+    tracking = {"tracker": "iou", "stride": 1}
+    load = {"dtype": "float32", "device": "cpu"}
+    # The scores of an untrained model are too low to begin tracks.
+    monkeypatch.setattr("efficientsam3.distributed.videos.track_settings", lambda *_: LOW)
+    worker = Worker(Work(str(tiny_folder), load, asked, tracking=tracking))
+    plan = make_plan(videos.values("filepath"), out=str(target))
+    run = RunFolder(str(target), {"model": "tiny", "tracking": tracking, **asked}, len(plan))
+    run.begin({})
+    for number in range(len(plan)):
+        worker.annotate(plan[number], run.places(number))
+    return target
+
+
+@pytest.mark.slow
+def test_tracks_of_videos(videos: Any, tracks: Path, tiny_folder: Path, dataset: Any) -> None:
+    with pytest.raises(RunError, match="has results of videos, and these samples are images"):
+        finish(import_annotations(dataset, tracks))
+    summary = finish(import_annotations(videos, tracks, label_field="found"))
+    assert (summary["done"], summary["failed"], summary["frames"]) == (2, 1, 11)
+    videos.reload()
+    a, _, c = videos
+    assert sorted(a.frames) == list(range(1, 8)) and ERROR_FIELD in c.field_names
+    assert c[ERROR_FIELD].startswith("VideoError")
+    model = es3.load(tiny_folder, dtype="float32", device="cpu")
+    labels_seen = 0
+    tracked = es3.track(model, a.filepath, ["cat", "dog"], tracker="iou", settings=LOW)
+    for frame in tracked:
+        labels = a.frames[frame.index + 1].found.detections
+        found = frame.instances
+        whole = [i for i in range(len(found)) if found.mask(i).any()]
+        assert [d.label for d in labels] == [found.labels[i] for i in whole]
+        identities = [int(found.track_ids[i]) for i in whole]  # type: ignore[index]
+        assert len({d.index - i for d, i in zip(labels, identities, strict=True)}) <= 1
+        for label, i in zip(labels, whole, strict=True):
+            assert np.array_equal(label.mask, found.crop(i)[0])
+        labels_seen += len(labels)
+    assert labels_seen > 7
+    again = finish(import_annotations(videos, tracks, label_field="found"))
+    assert (again["done"], again["before"]) == (0, 2)
+    finish(undo_run(videos, summary["run_key"]))
+    videos.reload()
+    assert not any(f.found and f.found.detections for f in videos.first().frames.values())
