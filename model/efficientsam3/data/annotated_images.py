@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError, ImageError
 from ..io.images import read_rgb, read_rgb_of_size
+from ..io.paths import log_unnamed
 from ..types import Array
 from .sample import TrainingSample
 from .types import ImageAnnotations, ImageRecord
@@ -30,6 +31,8 @@ class AnnotatedImages:
             for index in range(len(reader)):
                 self._records.setdefault(reader.file(index), []).append((reader, index))
         self._keys = list(self._records)
+        files = (Path(path) for reader in annotations for path in getattr(reader, "paths", ()))
+        log_unnamed([self.images], [*(self.images / key for key in self._keys), *files])
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from ..errors import ArgumentError
 from ..io.rle import Mask, area_of, box_of, crop, decode
 from ..types import Array
+from ..values import is_share
 from .sample import TrainingSample
 from .types import PhraseQuery
 
@@ -57,7 +58,7 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 <= value <= 1 or (field.name == "min_side" and value == 0):
+            if not is_share(value) or (field.name == "min_side" and value == 0):
                 raise ArgumentError(
                     f"{field.name} is {value!r}; it must be from 0 to 1"
                     + (", without 0" if field.name == "min_side" else "")

@@ -155,7 +155,7 @@ def _read_column(path: Path, column: str) -> Any:
             raise DataError(f"{path} has no column {column!r}; it has {', '.join(names)}")
         values = file.read([column])[column]
         values.validate(full=True)  # text that is not UTF-8 is an error here
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} ({path.stat().st_size:,} bytes) is not parquet, or is cut short: {error}. "
             "Download it again."

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path, PurePath
 
 import numpy as np
+from PIL import Image
 
-from ..errors import DataError
-from ..io.paths import walk_files
+from ..errors import DataError, ImageError
+from ..io.images import read_rgb_of_size
+from ..io.paths import log_unnamed, walk_files
+from ..types import Array
 from .annotated_images import read_image
-from .json_records import RecordTable, is_number, read_json
+from .json_records import RecordTable, is_number
 from .name_lists import first_names, read_names
 from .sample import TrainingSample
+from .tar_members import Place, TarMember, file_of, find_tars, list_members, read_json_of
 
 
 class SA1B:
     """SA-1B as released, or as upstream arranges it.
 
-    As released, there is a folder for each tar, with ``sa_1.jpg`` beside ``sa_1.json``, at any
-    depth below ``root``. As upstream arranges it, there are ``images/{split}/sa_1.jpg`` and
-    ``annotations/{split}/sa_1.json``.
+    As released, there are tars with ``sa_1.jpg`` and ``sa_1.json``, which are read where they are,
+    or a folder for each that is unpacked, at any depth below ``root``. As upstream arranges it,
+    there are ``images/{split}/sa_1.jpg`` and ``annotations/{split}/sa_1.json``.
 
     Args:
         root: Folder of the data.
@@ -45,15 +50,17 @@ class SA1B:
         arranged = (self.root / "images").is_dir()
         images_root = self.root / "images" / split if arranged else self.root
         labels_root = self.root / "annotations" / split if arranged else self.root
+        names = None if subset is None else read_names(subset)
         images, labels = _find(images_root, ".jpg"), _find(labels_root, ".json")
-        if subset is not None:
-            names = read_names(subset)
+        if not arranged:
+            _add_tars(self.root, images, labels, names)
+        if names is not None:
             images, labels = _choose(images, names), _choose(labels, names)
             _check_all_found(names, images)
         if not images and not labels:
             raise DataError(
-                f"there is no sa_*.jpg below {images_root}. Unpack a tar of SA-1B into a folder "
-                "of its own there."
+                f"there is no sa_*.jpg and no tar with some below {images_root}. Download tars of "
+                "SA-1B there."
             )
         if without := labels.keys() - images.keys():
             raise DataError(
@@ -69,6 +76,9 @@ class SA1B:
         # By number, so that the order does not depend on the file system.
         self._keys = sorted(images, key=lambda k: (len(k), k))
         self._images, self._labels = images, labels
+        if subset is None:
+            read = {*map(file_of, images.values()), *map(file_of, labels.values())}
+            log_unnamed([images_root], read)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -82,17 +92,18 @@ class SA1B:
         return self._keys[index]
 
     def files(self, index: int) -> list[Path]:
-        """The files of a sample: its image and its annotation file.
+        """The files of a sample: its image and its annotation file, or their tar.
 
         Args:
             index: Which image.
         """
         key = self._keys[index]
-        return [self._images[key], self._labels[key]]
+        found = dict.fromkeys(file_of(f) for f in (self._images[key], self._labels[key]))
+        return list(found)
 
     def __getitem__(self, index: int) -> TrainingSample:
-        key, path = self._keys[index], self._labels[self._keys[index]]
-        content = read_json(path)
+        key, label = self._keys[index], self._labels[self._keys[index]]
+        path, content = Path(str(label)), read_json_of(label)
         keys = ("segmentation", "bbox", "area", "point_coords")
         table = RecordTable.of(path, content, "annotations", keys)
         image = RecordTable(path, "image", [content.get("image")])
@@ -107,7 +118,7 @@ class SA1B:
         limits = np.array([size[1], size[0], size[1], size[0]], np.float32)
         return TrainingSample(
             key,
-            read_image(self._images[key], str(path), size),
+            _read_image(self._images[key], str(path), size),
             np.array(boxes, np.float32).reshape(-1, 4).clip(0, limits),
             tuple(table.mask(i, table.rows[i]["segmentation"], size, "segmentation") for i in rows),
             points=np.array(points, np.float32).reshape(-1, 2),
@@ -123,7 +134,33 @@ def _point(table: RecordTable, index: int) -> list[float]:
     return first
 
 
-def _find(root: Path, suffix: str) -> dict[str, Path]:
+def _add_tars(
+    root: Path, images: dict[str, Place], labels: dict[str, Place], names: set[str] | None
+) -> None:
+    """Add the files of tars; where names are of tars alone, of these."""
+    tars = find_tars(root)
+    if names and all(name.endswith(".tar") for name in names):
+        tars = [tar for tar in tars if tar.name in names]
+    for tar in tars:
+        for member in list_members(tar):
+            if member.name.startswith("sa_"):
+                found = images if member.name.endswith(".jpg") else labels
+                if member.name.endswith((".jpg", ".json")):
+                    found.setdefault(_stem(member.name), member)
+
+
+def _read_image(place: Place, record: str, size: tuple[int, int]) -> Array:
+    """Read an image; of a tar, from memory."""
+    if not isinstance(place, TarMember):
+        return read_image(place, record, size)
+    try:
+        rgb = read_rgb_of_size(Image.open(BytesIO(place.read())), size)
+    except (ImageError, OSError) as error:
+        raise DataError(f"{place}: {error}") from error
+    return rgb.permute(1, 2, 0).numpy()
+
+
+def _find(root: Path, suffix: str) -> dict[str, Place]:
     """Files ``sa_*`` with a suffix, by name without it."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
@@ -140,18 +177,18 @@ def _stem(name: str) -> str:
     return PurePath(name).name
 
 
-def _choose(found: dict[str, Path], names: set[str]) -> dict[str, Path]:
+def _choose(found: dict[str, Place], names: set[str]) -> dict[str, Place]:
     stems = {_stem(name) for name in names}
     return {k: p for k, p in found.items() if k in stems or not stems.isdisjoint(p.parts)}
 
 
-def _check_all_found(names: set[str], images: dict[str, Path]) -> None:
+def _check_all_found(names: set[str], images: dict[str, Place]) -> None:
     known = set(images)
-    for path in {p.parent for p in images.values()}:
-        known.update(path.parts)
+    for parts in {place.parts[:-1] for place in images.values()}:
+        known.update(parts)
     missing = {name for name in names if _stem(name) not in known}
     if missing:
         raise DataError(
             f"{len(missing):,} names of the subset are not there: {first_names(missing)}. The name "
-            "of a tar needs its images in a folder of that name (sa_000020/sa_1.jpg)."
+            "of a tar needs the tar, or its images in a folder of that name (sa_000020/sa_1.jpg)."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from ..io.images import normalize
 from ..io.rle import Mask, decode, mask_size
 from ..types import Array
 from .types import ImageRecord, PhraseQuery
+
+if TYPE_CHECKING:
+    from .clip import ClipSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +193,8 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int) -> TrainingSample: ...
 
 
-def sample_files(source: SampleSource, index: int) -> list[Path]:
-    """The files that a sample is read from: its image, and its annotations where they have a file.
+def sample_files(source: SampleSource | ClipSource, index: int) -> list[Path]:
+    """The files that a sample or a video is read from: its pictures, and its annotations.
 
     Args:
         source: A data set. One that is made of files has the method ``files(index)``.
@@ -204,7 +207,7 @@ def sample_files(source: SampleSource, index: int) -> list[Path]:
     return [] if files is None else list(files(index))
 
 
-def source_files(source: SampleSource) -> Iterator[Path]:
+def source_files(source: SampleSource | ClipSource) -> Iterator[Path]:
     """The files of a whole data set.
 
     Args:
@@ -219,7 +222,7 @@ def source_files(source: SampleSource) -> Iterator[Path]:
             yield from sample_files(source, index)
 
 
-def source_identity(source: SampleSource) -> Identity | None:
+def source_identity(source: SampleSource | ClipSource) -> Identity | None:
     """What tells whether a file of a data set has changed, without reading its content.
 
     Args:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -60,25 +61,29 @@ class Joined:
         return replace(self.sources[part][row], key=self.key(index))
 
 
-class Subset:
-    """Some samples of a data set.
+Source = TypeVar("Source", SampleSource, ClipSource)
+
+
+class _Part(Generic[Source]):
+    """Some members of a data set, with their names and files.
 
     Args:
         source: The data set.
-        indices: Which of its samples, in order.
+        indices: Which of its members, in order.
     """
 
-    def __init__(self, source: SampleSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, indices
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.source: Source = source
+        self.indices = indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def key(self, index: int) -> str:
-        """The key that the data set gives.
+        """The name that the data set gives.
 
         Args:
-            index: Which sample.
+            index: Which member.
         """
         return self.source.key(self.indices[index])
 
@@ -86,41 +91,26 @@ class Subset:
         """The files that the data set gives; none where it does not know them.
 
         Args:
-            index: Which sample.
+            index: Which member.
         """
         return sample_files(self.source, self.indices[index])
 
     def all_files(self) -> Iterator[Path]:
-        """The files of all samples; none where the data set has none."""
+        """The files of all members; none where the data set has none."""
         if next(source_files(self.source), None) is not None:
             for index in range(len(self)):
                 yield from self.files(index)
+
+
+class Subset(_Part[SampleSource]):
+    """Some samples of a data set."""
 
     def __getitem__(self, index: int) -> TrainingSample:
         return self.source[self.indices[index]]
 
 
-class ClipSubset:
-    """Some videos of a source of clips.
-
-    Args:
-        source: The source.
-        indices: Which of its videos, in order.
-    """
-
-    def __init__(self, source: ClipSource, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def key(self, index: int) -> str:
-        """The name that the source gives.
-
-        Args:
-            index: Which video.
-        """
-        return self.source.key(self.indices[index])
+class ClipSubset(_Part[ClipSource]):
+    """Some videos of a source of clips."""
 
     def cut(self, index: int, frames: int, random: np.random.Generator) -> TrainingClip:
         """Cut a clip as the source does.

@@ -98,6 +98,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # torch compares no checksums
             if bad := archive.testzip():
                 raise zipfile.BadZipFile(f"the bytes of its entry {bad} differ from their checksum")
+            for entry in archive.infolist():
+                # torch takes such an entry for a folder, and leaves its tensor uninitialized.
+                if entry.external_attr or entry.is_dir():
+                    raise zipfile.BadZipFile(f"its entry {entry.filename} is no plain file")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -138,7 +142,7 @@ def _damaged(path: Path, reason: str) -> str:
         if others
         else "there is no other in its folder: start again with --restart, or in another folder"
     )
-    return f"{path} cannot be continued from: {reason}. {remedy}"
+    return f"{path} cannot be continued from: {reason}; {remedy}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -126,10 +126,32 @@ def make_fabric(settings: LoopSettings) -> Fabric:
             strategy=settings.strategy,
             precision=settings.precision,  # type: ignore[arg-type]
         )
+        _connect_again(fabric)
         fabric.launch()
     finally:
         logger.setLevel(level)
     return fabric
+
+
+def _connect_again(fabric: Fabric) -> None:
+    """Connect processes that torchrun has restarted, before Fabric does.
+
+    Torchrun keeps its store, which has the addresses of the processes before. Processes that read
+    those wait for each other without end, so that each attempt has keys of its own.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    from torch.distributed import distributed_c10d
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(rendezvous("env://"))
+    distributed_c10d.init_process_group(
+        "nccl" if fabric.device.type == "cuda" else "gloo",
+        store=distributed_c10d.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=world,
+    )
 
 
 class StopSignals:

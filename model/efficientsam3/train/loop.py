@@ -64,6 +64,12 @@ class TrainingResult:
     weights: Path
 
 
+def wait_for_processes() -> None:
+    """Wait until all processes that torchrun started, and that train together, are here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def train(
     task: Task,
     settings: LoopSettings,

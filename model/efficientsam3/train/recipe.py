@@ -18,7 +18,7 @@ from ..io.atomic import replacing
 from . import checkpoint
 from .errors import RecipeError, SettingsError
 from .logs import Progress
-from .loop import WEIGHTS_FILE, TrainingResult, train
+from .loop import WEIGHTS_FILE, TrainingResult, train, wait_for_processes
 from .recipes import RECIPES
 from .settings import LoopSettings, to_plain, with_overrides, with_steps
 from .task import Task
@@ -273,8 +273,10 @@ def _run_stage(
         accept_changes=accept_changes,
         on_progress=None if on_progress is None else lambda p: on_progress(stage, p),
     )
-    if stage.finish is not None and _is_first_rank():
-        stage.finish(run, task)
+    if stage.finish is not None:
+        if _is_first_rank():
+            stage.finish(run, task)
+        wait_for_processes()  # the next stage reads what this one wrote
     return result
 
 

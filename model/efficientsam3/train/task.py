@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..data.clip import ClipSource
 from ..data.sample import SampleSource, source_identity
 from .loader import MakeBatch, stream
 from .optim import ParameterGroup, freeze_except, parameter_groups
@@ -19,7 +20,7 @@ from .settings import LoopSettings
 Picture = npt.NDArray[np.uint8]
 
 
-def describe_data(source: SampleSource) -> dict[str, Any]:
+def describe_data(source: SampleSource | ClipSource) -> dict[str, Any]:
     """The identity of a data set's files, for ``Task.describe``.
 
     Args:

@@ -84,18 +84,19 @@ def predict(
     return Predictions(image, answer, query_scores(answer), config.nms)
 
 
-def query_scores(answer: Answer, presence_shift: float = 0.0) -> Tensor:
+def query_scores(answer: Answer, presence_shift: float = 0.0, shift: float = 0.0) -> Tensor:
     """Scores of all queries, the product of their probability and that of presence.
 
     Args:
         answer: detections of Q phrases.
         presence_shift: added to the presence logits.
+        shift: added to the logits of the queries.
 
     Returns:
         (Q, queries) in [0, 1].
     """
     present = (answer.presence.float() + presence_shift).sigmoid()
-    return answer.logits.float().sigmoid() * present[:, None]
+    return (answer.logits.float() + shift).sigmoid() * present[:, None]
 
 
 def complete_queries(sample: TrainingSample) -> list[PhraseQuery]:

@@ -109,3 +109,32 @@ def test_a_killed_command_continues_to_the_same_weights(tmp_path: Path) -> None:
     )
     assert ours.keys() == theirs.keys()
     assert all(value.equal(theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_share_the_work(tmp_path: Path) -> None:
+    model, data = save_model(tmp_path / "model"), write_coco(tmp_path / "data", 6)
+    out = tmp_path / "boats"
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    start += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "efficientsam3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*start, *command(model, data, out, "--steps", 2)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("before") == 1, "one process prints"
+    assert json.loads((out / "recipe.json").read_text())
+    last = checkpoint.checkpoint_path(out / "tune", 2)
+    assert len(checkpoint.load_checkpoint(last)["random"]) == 2
+    plain, adapted = (
+        es3.load(model, adapter=adapter, device="cpu", dtype="float32").segment(
+            data[1] / "0.png", "red square", threshold=0.0
+        )
+        for adapter in (None, out)
+    )
+    assert plain.scores.tolist() != adapted.scores.tolist()

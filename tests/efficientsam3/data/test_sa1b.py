@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from efficientsam3.data.image_folder import ImageFolder
 from efficientsam3.data.sa1b import SA1B
 from efficientsam3.errors import DataError
+from efficientsam3.train.batches import Batches
+from efficientsam3.train.loader import stream
 
 
 def keys(data: SA1B | ImageFolder) -> list[str]:
@@ -66,7 +71,7 @@ def test_missing_files_are_named(sa1b: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         SA1B(tmp_path / "elsewhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no sa_\*\.jpg"):
+    with pytest.raises(DataError, match=r"no sa_\*\.jpg and no tar"):
         SA1B(tmp_path / "empty")
     (sa1b / "sa_000000" / "sa_2.jpg").unlink()
     with pytest.raises(DataError, match="name images that are missing: sa_2"):
@@ -114,3 +119,56 @@ def test_a_folder_of_images(sa1b: Path) -> None:
     assert keys(ImageFolder(sa1b, ["sa_000000/sa_1.jpg"])) == ["sa_000000/sa_1.jpg"]
     with pytest.raises(DataError, match="lacks 1 images: elsewhere"):
         ImageFolder(sa1b, ["elsewhere.jpg"])
+
+
+# Tars --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tars(sa1b: Path, tmp_path: Path) -> Path:
+    """The same data as two tars, as they are downloaded."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for part in sorted(sa1b.iterdir()):
+        with tarfile.open(folder / f"{part.name}.tar", "w") as archive:
+            for path in sorted(part.iterdir()):
+                archive.add(path, f"./{path.name}")
+    return folder
+
+
+def test_tars_are_read_where_they_are(sa1b: Path, tars: Path) -> None:
+    unpacked, data = SA1B(sa1b), SA1B(tars)
+    assert keys(data) == keys(unpacked)
+    for one, other in zip(unpacked, data, strict=True):  # type: ignore[arg-type,call-overload]
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.boxes, other.boxes)
+    assert data.files(0) == [tars / "sa_000000.tar"]
+    assert keys(SA1B(tars, subset=["sa_000001.tar"])) == ["sa_11", "sa_12", "sa_13"]
+    assert keys(SA1B(tars, subset=["sa_2", "sa_000001"])) == ["sa_2", "sa_11", "sa_12", "sa_13"]
+    with pytest.raises(DataError, match=r"not there: sa_000002\.tar"):
+        SA1B(tars, subset=["sa_000002.tar"])
+
+
+def test_damaged_tars_are_named(tars: Path) -> None:
+    data, path = SA1B(tars), tars / "sa_000001.tar"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"sa_000001\.tar is cut short in .*sa_1[1-3]"):
+        data[5]
+    path.write_bytes(b"no tar" * 200)
+    with pytest.raises(DataError, match=r"sa_000001\.tar cannot be read as a tar"):
+        SA1B(tars)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_read_each_sample_of_tars_once_an_epoch(tars: Path, world: int) -> None:
+    def collate(samples: Any, rng: np.random.Generator) -> list[str]:
+        return [sample.key for sample in samples]
+
+    batches = Batches(SA1B(tars), collate, size=1)
+    steps = 6 // (batches.size * world)
+    for epoch in range(3):
+        by_rank = []
+        for rank in range(world):
+            ours = stream(batches, seed=0, start=epoch * steps, rank=rank, world=world, workers=0)
+            by_rank.append([key for batch in itertools.islice(ours, steps) for key in batch])
+        read = [key for keys_ in by_rank for key in keys_]
+        assert sorted(read) == sorted(keys(batches.source))

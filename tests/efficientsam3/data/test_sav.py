@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from efficientsam3.data.sample import source_identity
 from efficientsam3.data.sav import SAV
+from efficientsam3.data.subsets import hold_out_clips
 from efficientsam3.errors import DataError
 
 from ..video.films import number, picture, write_film
@@ -65,6 +68,48 @@ def released(tmp_path: Path) -> Path:
     return tmp_path / "sav_train"
 
 
+@pytest.fixture
+def tars(released: Path, tmp_path: Path) -> Path:
+    """The same as one tar, and a tar with another video."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    write_labels(tmp_path / "sav_001", "sav_000003")
+    write_film(tmp_path / "sav_001" / "sav_000003.mp4", FRAMES, rate=24)
+    for part in (released / "sav_000", tmp_path / "sav_001"):
+        with tarfile.open(folder / f"{part.name}.tar", "w") as archive:
+            archive.add(part, part.name)
+    return folder
+
+
+def test_tars_are_read_where_they_are(released: Path, tars: Path) -> None:
+    unpacked, data = SAV(released, "both"), SAV(tars, "both", subset=["sav_000.tar"])
+    assert [data.key(i) for i in range(len(data))] == ["sav_000001", "sav_000002"]
+    assert data.files(0) == [tars / "sav_000.tar"]
+    for i in range(2):
+        ours, theirs = (d.cut(i, 3, np.random.default_rng(i)) for d in (data, unpacked))
+        assert ours.masks == theirs.masks
+        for a, b in zip(ours.images, theirs.images, strict=True):
+            np.testing.assert_array_equal(a, b)
+    several = SAV(tars, subset=["sav_001.tar", "sav_000002.mp4"])
+    assert [several.key(i) for i in range(len(several))] == ["sav_000002", "sav_000003"]
+    assert len(SAV(tars)) == 3 and len(SAV(released, subset=["sav_000.tar"])) == 2
+    with pytest.raises(DataError, match="missing videos: sav_002"):
+        SAV(tars, subset=["sav_002.tar", "sav_000001"])
+
+
+def test_damaged_tars_are_named(tars: Path) -> None:
+    data = SAV(tars, subset=["sav_000.tar"])
+    path = tars / "sav_000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    with pytest.raises(DataError, match=r"sav_000\.tar is cut short in sav_000/sav_"):
+        data.cut(0, 2, np.random.default_rng(0))
+    for length in (2000, 2048, 5000):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"sav_000\.tar (is cut short|cannot be read as a tar)"):
+            SAV(tars)
+
+
 def test_layout_as_released(released: Path) -> None:
     source = SAV(released)
     assert [source.key(i) for i in range(len(source))] == ["sav_000001", "sav_000002"]
@@ -90,6 +135,33 @@ def test_kinds_of_masklets(released: Path) -> None:
     assert SAV(released, "both").cut(0, 2, random).objects == 5
     assert len(SAV(released, subset=["sav_000002.mp4"])) == 1
     assert len(SAV(released).cut(0, 40, random)) == 6  # All that are annotated.
+
+
+def test_files_of_videos_are_known(
+    released: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that training notices that one of its own has changed."""
+    source = SAV(released)
+    assert not caplog.text, "automatic masklets are not passed over, they are not asked for"
+    names = [path.name for path in source.files(1)]
+    assert names == ["sav_000002_manual.json", "sav_000002.mp4"]
+    training, held_out = hold_out_clips(source, 1, seed=0)
+    parts = [source_identity(part) for part in (training, held_out, source)]
+    (video,) = (path for path in training.files(0) if path.suffix == ".mp4")
+    video.write_bytes(video.read_bytes()[:-1] + b"!")
+    changed = [
+        source_identity(part) != old
+        for part, old in zip((training, held_out, source), parts, strict=True)
+    ]
+    assert changed == [True, False, True]
+    folder = tmp_path / "extracted"
+    for key in ("sav_000001", "sav_000002"):
+        (folder / key).mkdir(parents=True)
+        Image.fromarray(picture(0, SIZE)).save(folder / key / "00000.jpg")
+    assert [p.name for p in SAV(released, frames=folder).files(0)][1:] == ["00000.jpg"]
+    write_film(released / "sav_000" / "sav_000003.mp4", 3, rate=24)
+    SAV(released)
+    assert "1 file is passed over, because the annotations do not name it: 1 .mp4" in caplog.text
 
 
 @pytest.mark.parametrize("numbering", ["all", "every fourth", "annotated"])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efficientsam3.train import checkpoint
+from efficientsam3.train.errors import TrainingStopped
 from efficientsam3.train.loader import stream
 from efficientsam3.train.loop import train
 from efficientsam3.train.settings import LoopSettings
@@ -119,6 +120,18 @@ class WorkerRegression(Regression):
         return {"kind": "Regression"}
 
 
+def stop_by_signal(number: signal.Signals, folder: str) -> None:
+    """Train until this process sends itself a signal; print how training ends."""
+    # A shell starts what is to run in the background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(number)
+    try:
+        train(Regression(at={6: lambda: os.kill(os.getpid(), number)}), settings(), folder)
+    except TrainingStopped as error:
+        restored = signal.getsignal(number) is before
+        sys.stdout.write(f"{error}\nhandler restored: {restored}\n")
+
+
 def child() -> None:
     torch.set_num_threads(1)
     torchrun = "RANK" in os.environ
@@ -127,6 +140,9 @@ def child() -> None:
         # Only one rank gets the signal; all must stop.
         number = 2 * int(os.environ["STOP"]) + 1
         task.at[number] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    if "SIGNAL" in os.environ:
+        stop_by_signal(signal.Signals(int(os.environ["SIGNAL"])), sys.argv[1])
+        return
     loss = task.loss
     task.loss = lambda m, b: (time.sleep(0.02), loss(m, b))[1]  # type: ignore[method-assign]
     train(task, settings(), sys.argv[1])

@@ -19,7 +19,7 @@ from efficientsam3.train.recipe import ENTRY_POINTS, find_recipe, run_recipe
 from efficientsam3.train.recipes import RECIPES
 
 MODULE = """
-import os, signal
+import signal
 from dataclasses import dataclass
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ class Fit(Task):
     def batches(self, start, rank, world):
         while True:
             if start == self.stop:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
             yield torch.ones(1, 1)
             start += 1
     def loss(self, module, batch):

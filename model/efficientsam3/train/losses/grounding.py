@@ -272,7 +272,7 @@ class GroundingLoss:
                 terms.add(f"dice{name}", zero, factor * w.dice)
             return
         chosen, place = choose_matches(wanted, len(groups) * self.max_masks)
-        logits = _read_masks(net, step, chosen, place)
+        logits = self._read_masks(net, step, chosen, place)
         learned = chosen.queries < counts.learned
         for name, (factor, group) in groups.items():
             mine = ~learned if name else learned
@@ -282,17 +282,18 @@ class GroundingLoss:
             terms.add(f"mask{name}", focal, factor * w.mask)
             terms.add(f"dice{name}", dice, factor * w.dice)
 
-
-def _read_masks(net: Detector, step: GroundingStep, chosen: Matches, place: Tensor) -> Tensor:
-    """Mask logits (M, h, w) of chosen matches; prompts without a match are not computed."""
-    prompts, row = chosen.rows.unique(return_inverse=True)
-    table = row.new_zeros(len(prompts), int(place.max()) + 1)
-    table[row, place] = chosen.queries
-    images = step.batch.images[prompts]
-    logits = read_masks(net, step.image, step.answer, prompts, table, images)[row, place]
-    if net.part("masks").boxed:  # masks end at their boxes in use: nothing outside is compared
-        logits = within(logits, step.batch.targets.boxes[chosen.rows, chosen.objects])
-    return logits
+    def _read_masks(
+        self, net: Detector, step: GroundingStep, chosen: Matches, place: Tensor
+    ) -> Tensor:
+        """Mask logits (M, h, w) of chosen matches; prompts without a match are not computed."""
+        prompts, row = chosen.rows.unique(return_inverse=True)
+        table = row.new_zeros(len(prompts), int(place.max()) + 1)
+        table[row, place] = chosen.queries
+        images = step.batch.images[prompts]
+        logits = read_masks(net, step.image, step.answer, prompts, table, images)[row, place]
+        if net.part("masks").boxed:  # masks end at their boxes in use: nothing outside is compared
+            logits = within(logits, step.batch.targets.boxes[chosen.rows, chosen.objects])
+        return logits
 
 
 def read_masks(

@@ -28,6 +28,8 @@ from ...nn.detector import Detector
 from ..errors import SettingsError
 from ..logs import CsvLog
 from ..loop import VALIDATION_FILE
+from ..losses.grounding import GroundingLoss
+from ..losses.late import LateGroundingLoss
 from ..recipe import Recipe, Run, Stage
 from ..settings import LoopSettings, check
 from ..task import Task
@@ -210,7 +212,7 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
     name, config, net = _open(o)
     adapt = o.adapt
     if adapt is None:
-        adapt = () if o.parts else tuple(p for p in NEEDED if p in (*REQUIRED, *config.parts))
+        adapt = () if o.parts else tuple(part for part in NEEDED if net.has(part))
     task = FineTuning(
         copy.deepcopy(net),  # its weights are mapped from disk
         GroundingCollator(config, PromptSettings(prompts=o.prompts)),
@@ -223,6 +225,7 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
         whole_lr=o.whole_lr / o.lr,
         batch=o.batch,
         augment=Augment() if o.augment else None,
+        criterion=GroundingLoss() if config.late is None else LateGroundingLoss(),
         held_out=held_out,
         seed=o.seed,
         workers=o.workers,
@@ -256,11 +259,6 @@ def _open(o: Options) -> tuple[str, ModelConfig, Detector]:
         context=o.context,
         base=o.base or None,
     )
-    if config.late is not None:
-        raise SettingsError(
-            f"{name} has late fusion, which fine-tuning does not know yet: take a model without "
-            "it, or train it by its recipe"
-        )
     return name, config, source()
 
 

@@ -15,6 +15,7 @@ from ...build import ModelConfig
 from ...data.clip import ClipSource, TrainingClip
 from ...errors import DataError
 from ...types import BOTTOM_RIGHT, TOP_LEFT
+from ...values import is_share
 from ..batches import TRIES, index_at
 from ..prompts import BOX_NOISE, BOX_NOISE_LIMIT, jitter_boxes, sample_error_clicks
 from ..settings import check
@@ -78,7 +79,7 @@ class ClipSettings:
         for name in ("clicks", "corrected"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("backwards", "forced"):
-            check(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+            check(self, name, is_share(getattr(self, name)), "from 0 to 1")
 
     def length(self, number: int) -> int:
         """Frames of the clips of a batch.

@@ -18,6 +18,7 @@ from ...errors import DataError
 from ...nn.layers import cxcywh_to_xyxy
 from ...nn.tokenizer import tokenize
 from ...segmenter import VISUAL
+from ...values import is_share
 from ..losses.grounding import GroundingBatch
 from ..losses.matcher import Targets
 from ..prompts import BOX_NOISE, BOX_NOISE_LIMIT, jitter_boxes, pad_exemplars
@@ -62,7 +63,7 @@ class PromptSettings:
         for name in ("prompts", "max_boxes", "max_objects"):
             check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("positive_share", "text_and_box", "box_only"):
-            check(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+            check(self, name, is_share(getattr(self, name)), "from 0 to 1")
         both = self.text_and_box + self.box_only <= 1
         check(self, "text_and_box", both, f"with box_only {self.box_only} at most 1")
         for name in ("box_noise", "box_noise_limit"):

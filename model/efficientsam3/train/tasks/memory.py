@@ -22,7 +22,7 @@ from ..losses.common import paired_mask_iou
 from ..losses.tracking import MemoryWeights, memory_loss
 from ..pictures import grid, mask_cells
 from ..settings import to_plain
-from ..task import Picture, Task
+from ..task import Picture, Task, describe_data
 from ..teachers import weights_digest
 from .clip_batches import ClipBatch, ClipBatches, ClipSettings
 from .memory_rollout import ClipFeatures, ClipRunner, Rollout
@@ -164,13 +164,14 @@ class MemoryTask(Task):
         return {"clips": grid(cells, max(self.settings.frames))}
 
     def describe(self) -> dict[str, Any]:
-        """Number of videos, settings of the clips, weights and the teacher."""
+        """Number of videos, settings, weights, the teacher, identity of the data's files."""
         kept = {k: v for k, v in to_plain(self.settings).items() if k != "workers"}
         return {
             "videos": len(self.training.source),
             "clips": kept,
             "weights": asdict(self.weights),
             "teacher": self.teacher_digest,
+            **describe_data(self.training.source),
         }
 
 

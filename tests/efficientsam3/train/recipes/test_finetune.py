@@ -20,6 +20,7 @@ from efficientsam3.train.finetune import FinetuneResult, finetune
 from efficientsam3.train.logs import Progress
 from efficientsam3.train.recipe import Stage
 
+from ....conftest import tiny_model
 from .coco_files import OPTIONS, QUICK, save_model, write_coco
 
 
@@ -191,10 +192,27 @@ def test_wrong_options_are_named(model: Path, data: tuple[Path, Path], tmp_path:
         run(model, data, tmp_path, parts=("trunk.nothing",))
 
 
-def test_late_fusion_is_refused(data: tuple[Path, Path], tmp_path: Path) -> None:
-    es3.ImageModel.from_config(tiny_late_config()).save(tmp_path / "late")
-    with pytest.raises(SettingsError, match="late fusion"):
-        run(tmp_path / "late", data, tmp_path / "run")
+@pytest.mark.slow
+def test_late_fusion_is_adapted_in_all_its_parts(data: tuple[Path, Path], tmp_path: Path) -> None:
+    tiny_model(config=tiny_late_config()).save(tmp_path / "late")
+    losses: list[float] = []
+    result = run(
+        tmp_path / "late",
+        data,
+        tmp_path / "run",
+        steps=30,
+        lr=1e-2,
+        augment=False,
+        on_progress=lambda _, p: losses.append(p.loss) if p.loss is not None else None,
+    )
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    before, after = weights(tmp_path / "late"), weights(tmp_path / "late", result.adapter)
+    moved = {k.split(".")[0] for k, v in after.items() if not torch.equal(v, before[k])}
+    assert moved == {"trunk", "neck", "text", "geometry", "fusion", "decoder", "masks"}
+    model = es3.load(tmp_path / "late", adapter=result.adapter, device="cpu", dtype="float32")
+    assert len(model.segment(data[1] / "0.png", "red square", threshold=0.0))
+    with pytest.raises(SettingsError, match="scoring"):
+        run(tmp_path / "late", data, tmp_path / "other", parts=("scoring",))
 
 
 def test_another_model_is_no_continuation(

@@ -16,8 +16,9 @@ from efficientsam3.build import MemoryConfig
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.read import read_state
 from efficientsam3.checkpoints.save import save_folder
-from efficientsam3.errors import DataError
-from efficientsam3.train.recipe import Run, find_recipe, run_recipe
+from efficientsam3.errors import CheckpointError, DataError
+from efficientsam3.train.logs import Progress
+from efficientsam3.train.recipe import Run, Stage, find_recipe, run_recipe
 from efficientsam3.train.recipes import stage2
 
 from ..clips import Moving, tiny_tracker
@@ -74,6 +75,30 @@ def test_a_perceiver_memory_for_a_whole_model(sav: Path, teacher: Path, tmp_path
         assert torch.equal(value, trained[key]), key
         if not key.startswith("memory."):
             assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.slow
+def test_a_run_is_not_continued_with_other_videos_without_a_word(
+    sav: Path, teacher: Path, tmp_path: Path
+) -> None:
+    given = {"teacher": str(teacher), "sav": str(sav), "latents": "3", "cells": "2", **QUICK}
+    given |= {"length": "2", "held_out": "1", "loop.save_every": "1", "loop.log_every": "1"}
+    recipe, folder = find_recipe("stage2"), tmp_path / "run"
+
+    def stop(stage: Stage, progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, folder, steps=3, overrides=given, on_progress=stop)
+    for path in sav.rglob("*.jpg"):
+        with Image.open(path) as image:
+            turned = image.rotate(180)
+        turned.save(path)
+    with pytest.raises(CheckpointError, match=r"task\.data\.digest was .* --accept-changes"):
+        run_recipe(recipe, folder, steps=3, overrides=given)
+    record = run_recipe(recipe, folder, steps=3, overrides=given, accept_changes=True)
+    assert record["stages"]["distil"]["done"]
 
 
 def test_a_student_with_another_image_encoder(sav: Path, teacher: Path, tmp_path: Path) -> None:
