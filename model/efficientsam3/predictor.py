@@ -17,7 +17,7 @@ from .checkpoints.sources import WeightsInMemory
 from .concepts import read_phrase
 from .devices import best_device, best_dtype, find_device, parse_dtype
 from .errors import ArgumentError, PromptError, shorten
-from .exemplar_prompts import ExemplarPrompts
+from .exemplar_prompts import ExemplarPrompts, check_points
 from .exemplars import exemplar_tensors, pack_exemplars
 from .io.images import ImageLike, normalize, read_rgb
 from .model_steps import Answers, ObjectAnswers, Shown
@@ -206,7 +206,7 @@ class ImageModel(Segmenter):
 
         Raises:
             PromptError: A shape or a value is wrong.
-            MissingAbilityError: The weights lack the geometry encoder.
+            MissingAbilityError: The weights lack the geometry encoder, or its part for points.
         """
         self.require("concepts")
         c = self.config
@@ -226,6 +226,7 @@ class ImageModel(Segmenter):
             exemplars = pack_exemplars(
                 len(pixels), self.device, boxes, box_labels, points, point_labels
             )
+            check_points(c.point_exemplars, self.name, exemplars.points.shape[1])
         image = self.net.read_image(pixels.to(self.device))
         output = self._run_prompts(image, names, self.net.read_exemplars(image, exemplars))
         masks = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from .concepts import Concepts, unique_phrases
 from .errors import PromptError
-from .exemplar_prompts import read_exemplars, warn_of_negatives
+from .exemplar_prompts import check_points, read_exemplars, warn_of_negatives
 from .io.samples import ImageLike
 from .masks.overlap import suppress
 from .model_steps import Answers, Shown
@@ -47,8 +47,8 @@ class Segmenter(ObjectSegmenter):
 
     Attributes:
         name: Name of the table or of a folder.
-        config: The model's configuration, with at least ``resolution``, ``grid``, ``nms`` and
-            ``negative_exemplars``.
+        config: The model's configuration, with at least ``resolution``, ``grid``, ``nms``,
+            ``negative_exemplars`` and ``point_exemplars``.
         device: Where it computes.
         key: Equal for models with the same weights, number format and speed, in all processes.
         abilities: What the weights can do, of "concepts", "exemplars", "masks", "interactive",
@@ -88,7 +88,7 @@ class Segmenter(ObjectSegmenter):
         Raises:
             ImageError: The image cannot be read.
             PromptError: An exemplar is wrong, or there is none.
-            MissingAbilityError: The weights have no encoder of exemplars.
+            MissingAbilityError: The weights have no encoder of exemplars, or none of points.
         """
         self.require("exemplars")
         drawn = {
@@ -110,6 +110,7 @@ class Segmenter(ObjectSegmenter):
     def _encode_exemplars(self, image: EncodedImage, drawn: dict[str, Any]) -> EncodedExemplars:
         """Encode exemplars of an image, with the arguments of ``read_exemplars`` by name."""
         prompts = read_exemplars(image.size, **drawn)
+        check_points(self.config.point_exemplars, self.name, len(prompts.points))
         warn_of_negatives(self.config.negative_exemplars, self.name, prompts)
         count = len(prompts.boxes) + len(prompts.points)
         return EncodedExemplars(self._read_exemplars(image.features, prompts), count, self)

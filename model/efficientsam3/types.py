@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .errors import MissingAbilityError, PromptError, shorten
 from .io import rle
+from .values import is_share
 
 Array = npt.NDArray[Any]
 Box = tuple[int, int, int, int]
@@ -291,9 +292,9 @@ class Instances:
             threshold: A score in [0, 1].
 
         Raises:
-            PromptError: It is not a number.
+            PromptError: It is not a number in this range.
         """
-        if not isinstance(threshold, (int, float, np.number)):
+        if not is_share(threshold):
             raise PromptError(f"threshold is a score between 0 and 1; got {shorten(threshold)}")
         return self[self.scores > threshold]
 

@@ -7,6 +7,7 @@ user stopped the command with Ctrl-C.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,9 +140,17 @@ class CommandGroup(TyperGroup):
             Click's result.
 
         Raises:
-            UsageError: The package of the command is not installed.
+            UsageError: The package of the command is not installed, or an option is empty.
         """
         name = args[0]
+        for option, value in zip(args, [*args[1:], "-"], strict=True):
+            # To Path, an empty name is the current folder. Commands say what a concept is.
+            if option.rstrip("=") in ("-c", "--concept"):
+                continue
+            if option.startswith("-") and (not value or re.fullmatch(r"--[\w-]+=", option)):
+                raise UsageError(
+                    f'the value of {option.rstrip("=")} is empty; the current folder is "."'
+                )
         if name in EXTENSIONS and self.get_command(ctx, name) is None:
             raise UsageError(
                 f"the command {name!r} comes from the package {EXTENSIONS[name]}, which is not "

@@ -23,7 +23,7 @@ from .common import (
     status_console,
 )
 from .concept_options import ConceptsFileOption, parse_concepts
-from .model_options import ModelOptions, with_model_options
+from .model_options import BatchSizeOption, ModelOptions, with_model_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,6 +144,7 @@ def evaluate(
         bool,
         typer.Option("--skip-missing", help="Leave out images that are missing or damaged."),
     ] = False,
+    batch_size: BatchSizeOption = None,
     restart: RestartOption = False,
 ) -> None:
     """Measure a model: cgF1, pmF1, IL_MCC, AP; for clips pHOTA too, for objects in videos J&F.
@@ -166,10 +167,12 @@ def evaluate(
         describe_passed_over,
         evaluate_images,
         find_image_files,
+        warn_of_changes,
     )
     from ..evaluate.predictions import read_predictions, write_coco_results
     from ..evaluate.score import score_images
     from ..io.paths import find_files
+    from ..prompts import read_batch_size
 
     if options is None and predictions is None:
         raise UsageError("name a --model to evaluate, or a file of --predictions to score")
@@ -224,13 +227,14 @@ def evaluate(
             with status_console().status("scoring"):
                 found = read_predictions(predictions or "", truth)
                 reports.append(score_images(truth, found, **settings))
+            warn_of_changes(predictions or "", truth, images or ())
             continue
         if not images:
             raise UsageError(NO_IMAGES)
         target = _prediction_file(predictions, options.title, name, len(splits))
         # Missing images are reported before the model is loaded.
         files = find_image_files(truth, images, skip_missing=skip_missing)
-        if others := describe_passed_over(images, files.values()):
+        if limit is None and (others := describe_passed_over(images, files.values())):
             print_status(others)
         if concepts is not None:
             check_concepts(concepts, truth, prompt.value)
@@ -245,6 +249,7 @@ def evaluate(
                 restart=restart,
                 skip_missing=skip_missing,
                 concepts=concepts,
+                batch_size=read_batch_size(batch_size, loaded.device),
                 progress=progress,
                 **settings,
             )

@@ -19,6 +19,7 @@ class Backend(str, Enum):
 
     onnx = "onnx"
     openvino = "openvino"
+    coreml = "coreml"
 
 
 class Precision(str, Enum):
@@ -81,12 +82,13 @@ def export(
     table.add_column("graph")
     table.add_column("size", justify="right")
     table.add_column("difference from PyTorch", justify="right")
-    differences = manifest.agreement["differences"]
+    differences = manifest.agreement.get("differences", {})
     for name, entry in manifest.graphs.items():
         stem = Path(entry["file"]).stem
-        size = sum(n for file, n in manifest.files.items() if Path(file).stem == stem)
-        largest = max(v for key, v in differences.items() if key.startswith(f"{name}."))
-        table.add_row(name, f"{size / 2**20:.1f} MiB", f"{largest:.1g}")
+        size = sum(n for f, n in manifest.files.items() if Path(f).parts[0].split(".")[0] == stem)
+        own = [v for key, v in differences.items() if key.startswith(f"{name}.")]
+        row = f"{max(own):.1g}" if own else "not measured"
+        table.add_row(name, f"{size / 2**20:.1f} MiB", row)
     console = output_console()
     console.print(table)
     a = manifest.agreement

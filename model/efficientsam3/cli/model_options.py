@@ -69,6 +69,14 @@ AdapterOption = Annotated[
     ),
 ]
 
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images that go through the model together: 1 by default on a CPU, 16 elsewhere.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ModelOptions:

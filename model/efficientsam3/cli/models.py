@@ -134,7 +134,11 @@ def _as_json(variant: Variant, cached: bool) -> dict[str, Any]:
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="An upstream .pt or .pth, a saved folder, or a model's name.")
+        str,
+        typer.Argument(
+            help="A .pt, .pth or .safetensors in upstream's or transformers' layout, a saved "
+            "folder, or a model's name."
+        ),
     ],
     dest: Annotated[Path, typer.Argument(help="The folder or the .pt file to write.")],
     model: Annotated[

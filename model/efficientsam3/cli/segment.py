@@ -37,7 +37,7 @@ from .example_options import (
     PresenceOption,
     parse_examples,
 )
-from .model_options import ModelOptions, with_model_options
+from .model_options import BatchSizeOption, ModelOptions, with_model_options
 from .polygon_options import PolygonsOption, ToleranceOption, read_coco_masks
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def segment(
     class_agnostic: ClassAgnosticOption = False,
     overlap_metric: OverlapMetricOption = OverlapMetric.iou,
     tile: TileOption = None,
+    batch_size: BatchSizeOption = None,
     everything: Annotated[
         bool,
         typer.Option(
@@ -178,7 +179,7 @@ def segment(
             print_status(f"{pluralize(done, 'image')} of {len(sources)} done before")
         if tasks:
             try:
-                _segment_all(options.load(), results, tasks, failed)
+                _segment_all(options.load(), results, tasks, batch_size, failed)
             except KeyboardInterrupt:
                 stopped = True
         written = results.write_coco(masks=form.masks, tolerance=form.tolerance)
@@ -248,12 +249,18 @@ def _everything_arguments(arguments: dict[str, Any], grid: dict[str, Any]) -> di
 
 
 def _segment_all(
-    model: ImageModel, results: SegmentRun, tasks: Sequence[Task], failed: list[tuple[str, str]]
+    model: ImageModel,
+    results: SegmentRun,
+    tasks: Sequence[Task],
+    batch_size: int | None,
+    failed: list[tuple[str, str]],
 ) -> None:
     """Process the images under a progress bar; failures are added to ``failed``."""
-    found = 0
+    from ..prompts import read_batch_size
+
+    found, together = 0, read_batch_size(batch_size, model.device)
     with ProgressBar("segment", len(tasks)) as bar:
-        for task, outcome in results.segment(model, tasks):
+        for task, outcome in results.segment(model, tasks, together):
             if isinstance(outcome, Exception):
                 failed.append((task.image.key, str(outcome) or type(outcome).__name__))
             else:

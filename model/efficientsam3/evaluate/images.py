@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -11,19 +12,25 @@ from typing import TYPE_CHECKING
 
 from ..concepts import Concepts, PhraseWarning, read_classes
 from ..errors import AnnotationError, ImageError, join_names
+from ..io.batches import batched
 from ..io.identity import content_digest, identity
-from ..io.jsonl import RunFile
+from ..io.jsonl import SUFFIX, RunFile, describe_changes, read_head
 from ..io.paths import describe_unnamed
+from ..prompts import check_batch_size
 from .errors import PredictionError
 from .ground_truth import GroundTruth
 from .model_identity import model_identity
 from .predict import predict_pairs
-from .predictions import PREDICTIONS, read_predictions
+from .predictions import PREDICTIONS, last_records, read_predictions
 from .report import Progress, Report
 from .score import check_settings, score_images
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..predictor import ImageModel
+
+logger = logging.getLogger(__name__)
 
 MIN_SCORE = 0.05
 """Default score above which predictions are kept: average precision needs the low ones too."""
@@ -43,6 +50,7 @@ def evaluate_images(
     skip_missing: bool = False,
     ap: bool = True,
     concepts: Concepts | None = None,
+    batch_size: int = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Predict every pair of a split with a model, and score the predictions.
@@ -67,15 +75,20 @@ def evaluate_images(
         ap: Whether to compute COCO's average precision.
         concepts: With prompt "text": a mapping from phrases of the split, such as categories, to
             the phrases that the model is asked instead.
+        batch_size: Images that are in memory, and are encoded, together. With 1, a run that was
+            stopped and continued gives the same to the bit; with more, to rounding.
         progress: Called after each image.
 
     Raises:
         AnnotationError: images are missing.
         ImageError: an image cannot be read.
         MissingAbilityError: the model cannot be prompted in this way.
+        PromptError: ``batch_size`` is not a whole number from 1.
         PredictionError: a setting is wrong, or the model has no masks to compare.
         RunFileError: ``run_file`` is another file.
     """
+    from ..io.images import read_rgb_of_size
+
     check_settings(prompt, iou, threshold, min_score)
     _check_abilities(model, prompt, iou)
     classes = None if concepts is None else check_concepts(concepts, truth, prompt)
@@ -96,20 +109,34 @@ def evaluate_images(
         warnings.simplefilter("ignore", PhraseWarning)
         pending = run.pending(identities)
         before = len(pairs) - len(pending)
-        for done, name in enumerate(pending, before + 1):
-            try:
-                if name not in files:
-                    raise ImageError(f"there is no image {name} in {_listed(images)}")
-                found = predict_pairs(model, files[name], pairs[name], prompt, min_score, classes)
-                run.add(name, found, identity=identities[name])
-            except ImageError as error:
-                if not skip_missing:
-                    record = f"image id {pairs[name][0].key[0]!r} of {truth.paths[0]}"
-                    raise ImageError(f"{record}: {error}") from error
-                run.fail(name, str(error), identity=identities[name])
-                failed += 1
-            if progress is not None:
-                progress(Progress(done, len(pairs), before, failed, time.perf_counter() - start))
+        done = before
+        for batch in batched(pending, check_batch_size(batch_size)):
+            read: dict[str, Tensor] = {}
+            errors: dict[str, ImageError] = {}
+            for name in batch:
+                try:
+                    if name not in files:
+                        raise ImageError(f"there is no image {name} in {_listed(images)}")
+                    read[name] = read_rgb_of_size(files[name], pairs[name][0].size)
+                except ImageError as error:
+                    if not skip_missing:
+                        record = f"image id {pairs[name][0].key[0]!r} of {truth.paths[0]}"
+                        raise ImageError(f"{record}: {error}") from error
+                    errors[name] = error
+            encoded = dict(
+                zip(read, model.encode([*read.values()], batch_size=batch_size), strict=True)
+            )
+            for name in batch:
+                if name in errors:
+                    run.fail(name, str(errors[name]), identity=identities[name])
+                else:
+                    image = encoded[name]
+                    found = predict_pairs(model, image, pairs[name], prompt, min_score, classes)
+                    run.add(name, found, identity=identities[name])
+                done, failed = done + 1, failed + (name in errors)
+                if progress is not None:
+                    seconds = time.perf_counter() - start
+                    progress(Progress(done, len(pairs), before, failed, seconds))
     return score_images(
         truth,
         read_predictions(run_file, truth),
@@ -119,6 +146,47 @@ def evaluate_images(
         ap=ap,
         settings={"model": model.name, "min_score": min_score},
     )
+
+
+def warn_of_changes(
+    run_file: str | Path, truth: GroundTruth, images: str | Path | Sequence[str | Path] = ()
+) -> None:
+    """Log what changed since the predictions of a run file were made; they are scored as they are.
+
+    Args:
+        run_file: A file of ``evaluate_images``; other files do not say what they were made of.
+        truth: The split.
+        images: The folder of the images, or several.
+
+    Raises:
+        AnnotationError: there is no such folder, or no image of the split in it.
+        RunFileError: ``run_file`` is another file.
+    """
+    path = Path(run_file)
+    if path.suffix != SUFFIX:
+        return
+    made_for = read_head(path, PREDICTIONS)["asked"].get("annotations")
+    if made_for not in (None, content_digest(truth.paths)):
+        logger.warning(
+            "%s was predicted for other content of the annotations; with --model all is predicted "
+            "again",
+            path,
+        )
+    if not images:
+        return
+    files = find_image_files(truth, images, skip_missing=True)
+    records = last_records(path)
+    changes = {
+        name: describe_changes(records[name]["identity"], identity(file))
+        for name, file in files.items()
+        if name in records
+    }
+    if changed := [name for name, change in changes.items() if change]:
+        logger.warning(
+            "%s was predicted from other files for %d of %d images, the first of them %s: %s; with "
+            "--model these are predicted again",
+            *(path, len(changed), len(files), changed[0], changes[changed[0]]),
+        )
 
 
 def find_image_files(

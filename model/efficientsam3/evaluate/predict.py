@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.types import ObjectAnnotation, Record
@@ -24,17 +23,17 @@ PROMPTS = {
 
 def predict_pairs(
     model: ImageModel,
-    file: Path,
+    image: EncodedImage,
     pairs: list[Pair],
     prompt: str,
     min_score: float,
     concepts: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Record]:
-    """Predict all pairs of one image, which is encoded once.
+    """Predict all pairs of one image.
 
     Args:
         model: The model.
-        file: The image.
+        image: The image.
         pairs: Pairs of this image.
         prompt: A key of ``PROMPTS``.
         min_score: Predictions are kept that score more than this.
@@ -43,13 +42,7 @@ def predict_pairs(
     Returns:
         ``{"image_id", "category_id", "score", "bbox", "segmentation"}`` of each prediction; with
         the prompt "box" also "target", the index of the instance whose box was shown.
-
-    Raises:
-        ImageError: the image cannot be read, or has another size than its record says.
     """
-    from ..io.images import read_rgb_of_size
-
-    image = model.encode(read_rgb_of_size(file, pairs[0].size))
     if prompt == "text":
         return _predict_phrases(model, image, pairs, min_score, concepts or {})
     predict = _predict_exemplar if prompt == "exemplar" else _predict_boxes

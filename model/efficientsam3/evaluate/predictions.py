@@ -87,7 +87,7 @@ def read_predictions(path: str | Path, truth: GroundTruth) -> Predictions:
     prompt = None
     if path.suffix == SUFFIX:
         prompt = read_head(path, PREDICTIONS)["asked"].get("prompt")
-        records = _last_records(path)
+        records = last_records(path)
         images = truth.images
         missing = sum(name not in records for name in images)
         if missing:
@@ -179,7 +179,7 @@ def write_coco_results(path: str | Path, run_file: str | Path) -> int:
     Returns:
         The number of predictions.
     """
-    rows = _rows(Path(run_file), _last_records(run_file))
+    rows = _rows(Path(run_file), last_records(run_file))
     with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[" + ",\n".join(json.dumps(row) for row in rows) + "]\n")
     return len(rows)
@@ -196,8 +196,16 @@ def _rows(path: Path, records: Mapping[str, Record]) -> list[Any]:
     return rows
 
 
-def _last_records(path: str | Path) -> dict[str, Record]:
-    """The last record of each image."""
+def last_records(path: str | Path) -> dict[str, Record]:
+    """The last record of each image, by its name.
+
+    Args:
+        path: A run file of ``evaluate_images``.
+
+    Raises:
+        PredictionError: a record is of no image.
+        RunFileError: it is another file, or damaged.
+    """
     out: dict[str, Record] = {}
     for record in read_records(path, PREDICTIONS):
         if "input" not in record:

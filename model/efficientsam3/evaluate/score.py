@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.types import Record
 from ..masks.overlap import box_iou, mask_iou
+from ..values import is_share
 from .errors import PredictionError
 from .ground_truth import GroundTruth, Pair
 from .metrics.ap import average_precision
@@ -157,7 +158,7 @@ def check_settings(prompt: str, iou: str, threshold: float, min_score: float = 0
         raise PredictionError(f"prompt is {' or '.join(map(repr, PROMPTS))}; got {prompt!r}")
     if iou not in ("mask", "box"):
         raise PredictionError(f"iou is 'mask' or 'box'; got {iou!r}")
-    if not 0 <= min_score <= threshold <= 1:
+    if not (is_share(min_score) and is_share(threshold) and min_score <= threshold):
         raise PredictionError(
             f"0 <= min_score <= threshold <= 1; got min_score {min_score} and threshold {threshold}"
         )

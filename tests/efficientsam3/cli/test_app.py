@@ -71,6 +71,14 @@ def test_an_unexpected_exception_is_one_sentence_without_debug(
     assert isinstance(result.exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    "empty", [["-m", ""], ["--out", ""], ["--out="], ["-o", ""], ["--checkpoint", ""]]
+)
+def test_an_empty_option_is_not_the_current_folder(empty: list[str]) -> None:
+    said = run_refused("segment", "photo.jpg", "-c", "cat", *empty)
+    assert f"the value of {empty[0].rstrip('=')} is empty" in said
+
+
 def test_an_unknown_command_is_left_to_typer() -> None:
     result = CliRunner().invoke(app, ["segmnet"])
     assert result.exit_code == 2 and "No such command 'segmnet'" in result.stderr

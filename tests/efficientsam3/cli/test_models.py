@@ -40,7 +40,7 @@ def test_models_in_a_narrow_terminal_keep_their_names(monkeypatch: pytest.Monkey
     lines = run("models").stdout.splitlines()
     assert lines[0 : 2 * len(es3.list_models()) : 2] == es3.list_models()
     assert lines[1] == (
-        "  efficientvit-b0, mobileclip-s0, 16 tokens, 126 M, cemi-, Apache-2.0 and SAM License, hub"
+        "  efficientvit-b0, mobileclip-s0, 16 tokens, 126 M, cemiv, Apache-2.0 and SAM License, hub"
     )
 
 

@@ -159,6 +159,26 @@ def test_mistakes_are_reported_in_a_sentence(
     others = "2 files are passed over, because the annotations do not name them: 1 .png, 1 .txt"
     assert others in result.stderr
     assert "1 image of gold left out" in result.stderr and "a.png" in result.stderr
+    result = run(*missing, "--skip-missing", *LOW, "--limit", 2)
+    assert "passed over" not in result.stderr, "those beyond the limit are named"
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_predictions_of_other_pictures_are_scored_with_a_word(
+    toy: SimpleNamespace, write: Write, gold: Path, model: Path, images: Path, tmp_path: Path
+) -> None:
+    found = tmp_path / "p.jsonl"
+    run("-a", gold, "-i", images, "-m", model, "-p", found, *LOW)
+    score = ("-a", gold, "-p", found, "-i", images)
+    assert "predicted" not in run(*score).stderr
+    (images / "a.png").write_bytes((images / "b.png").read_bytes())
+    said = " ".join(run(*score).stderr.split())
+    assert "was predicted from other files for 1 of 3 images, the first of them a.png" in said
+    content = json.loads(gold.read_text())
+    content["annotations"].pop()
+    gold.write_text(json.dumps(content))
+    said = " ".join(run(*score[:4]).stderr.split())
+    assert "was predicted for other content of the annotations" in said
 
 
 def test_clips(toy: SimpleNamespace, write: Write, tmp_path: Path) -> None:

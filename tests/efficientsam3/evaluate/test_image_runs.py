@@ -45,15 +45,15 @@ def test_each_image_is_encoded_once(
     encoded: list[Any] = []
     encode = ImageModel.encode
 
-    def counting(self: ImageModel, image: Any) -> Any:
-        encoded.append(image)
-        return encode(self, image)
+    def counting(self: ImageModel, images: Any, **options: Any) -> Any:
+        encoded.append(images)
+        return encode(self, images, **options)
 
     monkeypatch.setattr(ImageModel, "encode", counting)
     seen: list[Progress] = []
     run_file = tmp_path / "out/p.jsonl"
     report = evaluate_images(tiny, truth, images, run_file, progress=seen.append, **LOW)
-    assert sum(isinstance(i, np.ndarray) or hasattr(i, "shape") for i in encoded) == 3
+    assert [len(images) for images in encoded] == [1, 1, 1]
     assert [(p.done, p.total) for p in seen] == [(1, 3), (2, 3), (3, 3)]
     assert seen[0].rate > 0 and seen[0].rate > 0
     assert report.counts["predictions"] > 0 and report.settings["model"] == "tiny"
@@ -109,6 +109,24 @@ def test_a_stopped_run_continues_and_gives_the_same(
     assert [(p.before, p.done) for p in seen] == [(2, 3)]
     assert run_file.read_bytes() == b"".join(lines)
     assert _same(report.metrics, complete.metrics)
+
+
+def test_images_that_are_encoded_together_give_the_same_to_rounding(
+    tiny: ImageModel, truth: GroundTruth, images: Path, tmp_path: Path
+) -> None:
+    (images / "b.png").unlink()
+    one = evaluate_images(tiny, truth, images, tmp_path / "one.jsonl", skip_missing=True, **LOW)
+    options: dict[str, Any] = {**LOW, "skip_missing": True, "batch_size": 2}
+    seen: list[Progress] = []
+    run_file = tmp_path / "p.jsonl"
+    with pytest.raises(Stop):
+        evaluate_images(tiny, truth, images, run_file, progress=stop_after(1), **options)
+    two = evaluate_images(tiny, truth, images, run_file, progress=seen.append, **options)
+    assert (seen[0].before, seen[-1].done, seen[-1].failed) == (1, 3, 1)
+    assert two.counts == one.counts
+    assert two.metrics == pytest.approx(one.metrics, abs=1e-4, nan_ok=True)
+    records = [json.loads(line) for line in run_file.read_text().splitlines()[1:]]
+    assert [record["input"] for record in records] == list(truth.images)
 
 
 def test_a_run_that_finished_nothing_starts_again(
