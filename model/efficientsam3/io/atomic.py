@@ -6,12 +6,15 @@ process holds a lock on what it writes, by which others know that it is not aban
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,12 +41,26 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part of it. A process that has the old
     file memory-mapped keeps its content. The file has the permissions that the user's umask gives.
 
+    A terminal, a pipe or ``/dev/null`` is written to at the end, and stays what it is.
+
     Args:
         path: The file to write. Missing folders are created.
 
     Yields:
-        The temporary file, in the folder of ``path``.
+        The temporary file, in the folder of ``path``, or where temporary files are.
+
+    Raises:
+        OSError: The file cannot be written, or is a disk or a socket.
     """
+    path = _system_file(path)
+    if _is_special(path):
+        with tempfile.TemporaryDirectory(prefix="esam3-") as folder:
+            temporary = Path(folder, path.name)
+            temporary.touch()
+            yield temporary
+            with temporary.open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return
     with _claimed(path, _make_file) as temporary:
         try:
             yield temporary
@@ -89,7 +106,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary folder, which is empty.
+
+    Raises:
+        OSError: The folder cannot be written, or a device or a pipe has its name.
     """
+    if _is_special(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     with _claimed(path, _make_folder) as work:
         new, old = work / "new", work / "old"
         new.mkdir()
@@ -105,6 +127,29 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _system_file(path: Path) -> Path:
+    """What a link of the system leads to, such as ``/dev/stdout``; else the path itself."""
+    if path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",)):
+        resolved = Path(os.path.realpath(path))
+        return resolved if resolved.exists() else path
+    return path
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is of a terminal or another device of characters, or of a pipe.
+
+    Raises:
+        OSError: It is of a disk or a socket, which no file can replace.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # there is nothing yet, or what writes the file says why it cannot
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError(errno.EINVAL, "it is a disk or a socket, and no file", str(path))
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
 
 
 def _make_file(path: Path) -> int:

@@ -14,24 +14,30 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..errors import ImageError, VideoError, shorten
+from ..values import is_whole
 from .frame_types import Frame, PendingFrame, Pixels, VideoInfo
 from .heif import HEIF_SUFFIXES
 from .latest_frames import LatestFrames
-from .pages import ONE_PICTURE, SCALED_PAGES, Pages, spread
-from .paths import ENDINGS, describe_passed_over, image_suffixes, is_image_file, natural_order
+from .pages import SCALED_PAGES, Pages, spread
+from .paths import (
+    ENDINGS,
+    describe_passed_over,
+    image_suffixes,
+    is_image_file,
+    natural_order,
+    walk_files,
+)
+from .picture_files import ONE_PICTURE
 from .pixel_values import Samples, SourceRange, check_value_range, to_uint8
-from .samples import samples_of_any
+from .samples import is_tensor, samples_of_any
 from .video_decode import open_camera, open_video
 
 log = logging.getLogger(__name__)
 
-FILMS = frozenset({".gif", ".fli", ".flc"})
+FILMS = frozenset({".fli", ".flc"})
 """Suffixes of pictures that PyAV reads as videos."""
-RECONNECT = 30.0
-"""Seconds for which cameras and broadcasts that go away are waited for."""
 MAX_WARNINGS = 20
 """Sentences about unreadable data that a reader keeps. Further ones are only counted."""
 
@@ -64,7 +70,7 @@ class FrameReader(Iterator[Frame]):
         rate: float | None = None,
         latest_only: bool | None = None,
         value_range: Any = None,
-        reconnect: float = RECONNECT,
+        reconnect: float | None = None,
     ) -> None:
         self._reconnect = reconnect
         self._values = SourceRange(check_value_range(value_range))
@@ -176,7 +182,7 @@ class FrameReader(Iterator[Frame]):
             return open_camera(int(source), self.warn, self._reconnect)
         if isinstance(source, Image.Image):
             return self._open_pages("the image", Pages(source))
-        if isinstance(source, (np.ndarray, Tensor)):
+        if isinstance(source, np.ndarray) or is_tensor(source):
             if source.ndim in (2, 3):
                 source = source[None]
             if source.ndim != 4:
@@ -217,7 +223,7 @@ class FrameReader(Iterator[Frame]):
                 pages = None  # the frame is reported as unreadable
             if pages is not None and len(pages) > 1 and path.suffix.lower() not in ONE_PICTURE:
                 return self._open_pages(path.name, pages)
-        if not self._any_read and (others := describe_passed_over(_candidates(name))):
+        if not self._any_read and (others := _passed_over(name)):
             log.warning("%s: %s", name, others)
         self._items = files
         shown = Path(os.path.abspath(path)).name if path.exists() else name
@@ -249,7 +255,7 @@ class FrameReader(Iterator[Frame]):
         Arrays are copied, because a generator may reuse one buffer for all its frames.
         """
         pixels = self._scale(samples_of_any(image))
-        return pixels.copy() if isinstance(image, (np.ndarray, Tensor)) else pixels
+        return pixels.copy() if isinstance(image, np.ndarray) or is_tensor(image) else pixels
 
     def _scale(self, samples: Samples | ImageError) -> Pixels:
         """Scale a frame by the range of values of the source."""
@@ -284,11 +290,22 @@ class FrameReader(Iterator[Frame]):
                 continue  # the frame is reported in its turn
 
 
-def _candidates(source: str) -> list[Path]:
-    """The files of a folder, or those that a pattern matches, images or not."""
+def _passed_over(source: str) -> str:
+    """What of a folder, or of what a pattern matches, is not read, in one sentence; "" if nothing.
+
+    Further folders are often other videos, so that their images are no frames of this one.
+    """
     path = Path(source).expanduser()
-    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    return [file for file in found if file.is_file()]
+    if not path.is_dir():
+        found = map(Path, glob.glob(str(path), recursive=True))
+        return describe_passed_over(file for file in found if file.is_file())
+    others = describe_passed_over(file for file in path.iterdir() if file.is_file())
+    deeper = sum(is_image_file(p) for p in walk_files(path) if p.parent != path)
+    if not deeper:
+        return others
+    below = "1 image in a folder" if deeper == 1 else f"{deeper} images in folders"
+    below += f" below it are passed over; a pattern reads them: '{source}/**/*'"
+    return f"{others}; {below}" if others else below
 
 
 def find_files(source: str) -> list[Path]:
@@ -309,8 +326,7 @@ def find_files(source: str) -> list[Path]:
     if path.is_dir():
         files = natural_order(p for p in path.iterdir() if is_image_file(p))
         if not files:
-            others = describe_passed_over(_candidates(source))
-            raise VideoError(f"no images in the folder {path}: {others or ENDINGS}")
+            raise VideoError(f"no images in the folder {path}: {_passed_over(source) or ENDINGS}")
         return files
     if path.exists():
         return [path]
@@ -319,7 +335,7 @@ def find_files(source: str) -> list[Path]:
     matches = map(Path, glob.glob(str(path), recursive=True))
     files = natural_order(p for p in matches if is_image_file(p))
     if not files:
-        others = describe_passed_over(_candidates(source))
+        others = _passed_over(source)
         raise VideoError(f"no image matches {source}" + (others and f": {others}"))
     return files
 
@@ -347,7 +363,7 @@ def read_frames(
     rate: float | None = None,
     latest_only: bool | None = None,
     value_range: Any = None,
-    reconnect: float = RECONNECT,
+    reconnect: float | None = None,
 ) -> FrameReader:
     """Read frames lazily: constant memory, whatever the length.
 
@@ -366,7 +382,8 @@ def read_frames(
             broadcasts (rtsp, rtmp, rtp, udp, srt), which do not wait; read all of other sources.
         value_range: The values that are black and white, for images that have not 8 bits; None:
             the range of the source (see ``io.pixel_values``).
-        reconnect: Seconds for which a camera or broadcast that goes away is waited for, from 0.
+        reconnect: Seconds for which a camera or an address that goes away is waited for. None: 30
+            for cameras and broadcasts, 0 for other addresses (http, tcp), whose films have an end.
 
     Returns:
         An iterator of frames, with ``.info`` and ``.expected``, and with ``.warnings`` about data
@@ -376,7 +393,7 @@ def read_frames(
         VideoError: There is nothing at the source, or it is not a video.
     """
     for name, value in (("start", start), ("stride", stride), ("stop", stop)):
-        if not isinstance(value, (int, np.integer)) and not (name == "stop" and value is None):
+        if not (is_whole(value, None) or (name == "stop" and value is None)):
             raise VideoError(f"{name} is the whole number of a frame; got {shorten(value)}")
     if start < 0 or stride < 1 or (stop is not None and stop < start):
         raise VideoError(
@@ -385,7 +402,7 @@ def read_frames(
         )
     if rate is not None and not 0 < rate < 1e6:
         raise VideoError(f"a rate is a number of frames per second; got {rate}")
-    if not 0 <= reconnect < 1e9:
+    if reconnect is not None and not 0 <= reconnect < 1e9:
         raise VideoError(f"reconnect is a number of seconds from 0; got {reconnect}")
     picked = slice(start, stop, stride)
     return FrameReader(source, picked, rate, latest_only, value_range, reconnect)

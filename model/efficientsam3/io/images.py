@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ from .samples import ImageLike, check_tensor, samples_of_any
 __all__ = ["ImageLike", "normalize", "read_rgb", "read_rgb_of_size"]
 
 
-def read_rgb(image: ImageLike, source: SourceRange | None = None, *, page: int = 0) -> Tensor:
+def read_rgb(
+    image: ImageLike, source: SourceRange | None = None, *, page: int | None = None
+) -> Tensor:
     """Read any image as RGB. Transparency is dropped, and EXIF's rotation is applied.
 
     Values of 8 bits are taken as they are. Others are scaled to 8 bits by one rule, whether they
@@ -30,7 +31,8 @@ def read_rgb(image: ImageLike, source: SourceRange | None = None, *, page: int =
             infinite values count as 0.
         source: The range of values of all pictures of one source; None: the image is a source of
             its own.
-        page: Number of the page or frame of a file, from 0.
+        page: Number of the page or frame of a file, from 0; None: the first, with a warning where
+            the file has several.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -47,14 +49,14 @@ def read_rgb(image: ImageLike, source: SourceRange | None = None, *, page: int =
     return _to_tensor(to_uint8(samples_of_any(image, page), source))
 
 
-def read_rgb_of_size(path: str | Path, size: tuple[int, int]) -> Tensor:
-    """Read an image file with the pixels that its annotators saw.
+def read_rgb_of_size(path: ImageLike, size: tuple[int, int]) -> Tensor:
+    """Read an image with the pixels that its annotators saw.
 
     Some data sets were annotated before the rotation that EXIF says was applied. If the image has
     the right size only without the rotation, it is not rotated.
 
     Args:
-        path: The file.
+        path: The file, or an image as ``read_rgb`` takes it.
         size: (height, width) that the image has in its annotation.
 
     Returns:

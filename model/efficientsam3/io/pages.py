@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .picture_files import ERRORS, count_pages, open_picture, read_samples, samples_of
+from .picture_files import ERRORS, ONE_PICTURE, count_pages, open_picture, read_samples, samples_of
 from .pixel_values import Array, Samples, SourceRange
 from .samples import read_rgb_array
 
-ONE_PICTURE = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-"""Suffixes of files whose further pictures, such as gain maps of phones, are no pages."""
+UNTIMED_GIF = 100.0
+"""Milliseconds for which players show a frame of a GIF that does not say it."""
 SCALED_PAGES = 32
 """Pages or frames, spread over a source, whose values give the range of all of them."""
 
@@ -107,7 +107,7 @@ class Pages:
         try:
             with open_picture(source) as image:
                 image.load()  # WebP and AVIF tell the duration after that
-                duration = image.info.get("duration")
+                duration = _duration(image)
             self.rate = 1000 / duration if self.count > 1 and duration else None
         except (ImageError, *ERRORS):
             pass  # the page is read, or fails, in its turn
@@ -160,7 +160,7 @@ class Pages:
             found = _try(partial(self._read, image, page))
             if isinstance(found, ImageError) and not isinstance(self.source, Image.Image):
                 found = _try(partial(read_samples, self.source, page))
-            duration = image.info.get("duration")
+            duration = _duration(image)
             if is_picked(page):
                 yield page, None if self.rate is None else time, found
             time = time + duration / 1000 if time is not None and duration else None
@@ -172,6 +172,12 @@ class Pages:
         except ERRORS as error:
             raise ImageError(f"page {page + 1} of {name} cannot be read: {error}") from error
         return samples_of(image, f"page {page + 1} of {name}")
+
+
+def _duration(image: Image.Image) -> float | None:
+    """Milliseconds for which a frame is shown; None for a page."""
+    duration = image.info.get("duration")
+    return duration or (UNTIMED_GIF if image.format == "GIF" else None)
 
 
 def _try(read: Callable[[], Samples]) -> Samples | ImageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
@@ -15,11 +16,19 @@ from PIL import Image
 from ..errors import EfficientSam3Error
 from .heif import HEIF_SUFFIXES, INSTALL, heif_package
 
+logger = logging.getLogger(__name__)
+
 NO_PICTURES = frozenset(
     {".mpg", ".mpeg", ".bufr", ".grib", ".h5", ".hdf", ".wmf", ".emf", ".eps", ".ps", ".iim"}
 )
 """Suffixes that Pillow registers and that are not taken for images: videos, data of other fields,
 drawings, and PostScript, for which Pillow starts another program."""
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".ogv", ".ts", ".webm", ".wmv"}
+)
+"""Suffixes of video files."""
 
 ENDINGS = "their names end in .avif .bmp .gif .jpg .png .tif .webp, or in what else Pillow reads"
 """For messages about folders without images."""
@@ -46,6 +55,15 @@ def is_image_file(path: Path) -> bool:
         path: The file; hidden files are no images.
     """
     return path.suffix.lower() in image_suffixes() and not path.name.startswith(".")
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether a file is a video by its name.
+
+    Args:
+        path: The file; hidden files are no videos.
+    """
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
 def describe_passed_over(paths: Iterable[Path]) -> str:
@@ -77,6 +95,18 @@ def describe_unnamed(folders: Iterable[Path], named: Iterable[Path]) -> str:
     known = {os.path.abspath(path) for path in named}
     found = {os.path.abspath(path) for folder in folders for path in walk_files(folder)}
     return _describe_others(map(Path, found - known), "the annotations do not name")
+
+
+def log_unnamed(folders: Iterable[Path], named: Iterable[Path]) -> None:
+    """Log how many files below folders annotations do not name, if there are any.
+
+    Args:
+        folders: The folders of images.
+        named: The files that annotations name, and their own.
+    """
+    folders = list(folders)
+    if others := describe_unnamed(folders, named):
+        logger.warning("%s: %s", ", ".join(map(str, folders)), others)
 
 
 def _describe_others(paths: Iterable[Path], reason: str, note: str = "") -> str:

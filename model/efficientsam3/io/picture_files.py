@@ -22,18 +22,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import ImageError, shorten
+from ..errors import ImageError, ImageWarning, shorten
 from .heif import INSTALL, heif_package
 from .pixel_values import Array, Samples, ValueRange
 
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 """What bytes 8 to 12 of a HEIF file say."""
+ONE_PICTURE = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+"""Suffixes of files whose further pictures, such as gain maps of phones, are no pages."""
 TIFF_START = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ERRORS = (
     *(OSError, ValueError, SyntaxError, RuntimeError, EOFError, KeyError, IndexError, TypeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, ArithmeticError),
 )
 """What Pillow raises for damaged files and for types that it does not know."""
+SEVERAL_PAGES = (
+    "a picture file has several pages or frames, and the first is read; track takes all by path, "
+    "and `efficientsam3 segment --pages all` too"
+)
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if np.little_endian else "16L"}
 """Of a raw mode that keeps the high byte of two, the one that keeps the low byte."""
 
@@ -119,25 +125,39 @@ def count_pages(path: str | Path) -> int:
         raise ImageError(f"the pages of {path} cannot be counted: {error}") from error
 
 
-def read_samples(path: str | Path, page: int = 0, *, rotate: bool = True) -> Samples:
+def read_samples(path: str | Path, page: int | None = None, *, rotate: bool = True) -> Samples:
     """Read the samples of a picture file.
 
     Args:
         path: The file.
-        page: Number of the page or frame, from 0.
+        page: Number of the page or frame, from 0; None: the first, with a warning where the file
+            has several.
         rotate: Whether EXIF's rotation is applied.
 
     Raises:
         ImageError: The file cannot be decoded.
     """
     try:
-        with open_picture(path, page) as image:
+        with open_picture(path, page or 0) as image:
+            if page is None and _has_pages(image, Path(path)):
+                # Without the name of the file, so that Python says it once.
+                warnings.warn(SEVERAL_PAGES, ImageWarning, stacklevel=2)
             return samples_of(image, str(path), rotate=rotate)
     except ImageError as error:
-        found = _read_tiff(Path(path), page, error)
+        found = _read_tiff(Path(path), page or 0, error)
         if found is None:
             raise
         return found
+
+
+def _has_pages(image: Image.Image, path: Path) -> bool:
+    """Whether an image at its first page has further ones."""
+    if path.suffix.lower() in ONE_PICTURE:
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except ERRORS:  # a damaged GIF, of which the first frame may be whole
+        return False
 
 
 def samples_of(image: Image.Image, name: str = "the image", *, rotate: bool = True) -> Samples:

@@ -17,14 +17,17 @@ ImageLike = Any
 """A path, a PIL image, a numpy array (H, W[, C]) or a tensor (C, H, W)."""
 
 
-def read_rgb_array(image: ImageLike, source: SourceRange | None = None, *, page: int = 0) -> Array:
+def read_rgb_array(
+    image: ImageLike, source: SourceRange | None = None, *, page: int | None = None
+) -> Array:
     """Read any image as RGB, as ``io.images.read_rgb`` does.
 
     Args:
         image: As ``io.images.read_rgb`` takes it.
         source: The range of values of all pictures of one source; None: the image is a source of
             its own.
-        page: Number of the page or frame of a file, from 0.
+        page: Number of the page or frame of a file, from 0; None: the first, with a warning where
+            the file has several.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -38,12 +41,13 @@ def read_rgb_array(image: ImageLike, source: SourceRange | None = None, *, page:
     return pixels[:, :, :3]
 
 
-def samples_of_any(image: ImageLike, page: int = 0) -> Samples:
+def samples_of_any(image: ImageLike, page: int | None = None) -> Samples:
     """The samples of any image, before they are scaled.
 
     Args:
         image: As ``read_rgb`` takes it.
-        page: Number of the page or frame of a file, from 0.
+        page: Number of the page or frame of a file, from 0; None: the first, with a warning where
+            the file has several.
 
     Raises:
         ImageError: The file cannot be decoded, or the value is not an image.

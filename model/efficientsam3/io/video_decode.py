@@ -25,6 +25,8 @@ DecodedFrames = Generator["VideoFrame", None, None]
 Orientation = tuple[bool, bool, bool]
 """Whether to transpose a picture, then to flip its rows, and its columns, to show it upright."""
 
+RECONNECT = 30.0
+"""Seconds for which cameras and broadcasts that go away are waited for."""
 TIMEOUT = 15.0
 """Seconds without an answer after which an address is given up."""
 END_TOLERANCE = 0.25
@@ -52,7 +54,7 @@ def import_av() -> Any:
 
 
 def open_video(
-    name: str, warn: Warn, *, live: bool = False, start: int = 0, reconnect: float = 0.0
+    name: str, warn: Warn, *, live: bool = False, start: int = 0, reconnect: float | None = 0.0
 ) -> tuple[VideoInfo, Iterator[PendingFrame]]:
     """Open a file or an address, and decode its first frame.
 
@@ -62,7 +64,8 @@ def open_video(
         live: Whether it is an address.
         start: Index of the first frame that is needed. A file is decoded from the key frame before
             it where the packets tell which that is, else from its beginning.
-        reconnect: Seconds for which a broadcast that goes away is waited for.
+        reconnect: Seconds for which an address that goes away is waited for. None: ``RECONNECT``
+            for broadcasts; what other servers send has an end.
 
     Returns:
         What is known of the video, and its frames.
@@ -70,12 +73,14 @@ def open_video(
     Raises:
         VideoError: It is not a video, or has no video stream.
     """
-    if live and name.lower().startswith(BROADCASTS):
-        open_again = partial(_open_address, name)
-        frames = ReopenedFrames(lambda say: open_again(say, waits=False), warn, reconnect)
-        return frames.info, frames
     if live:
-        return _open_address(name, warn, waits=True)
+        waits = not name.lower().startswith(BROADCASTS)
+        if reconnect is None:
+            reconnect = 0.0 if waits else RECONNECT
+        if waits and not reconnect:
+            return _open_address(name, warn, waits=True)
+        frames = ReopenedFrames(partial(_open_address, name, waits=waits), warn, reconnect)
+        return frames.info, frames
     av = import_av()
     container = _open_container(name)
     seek = _find_key_frame(name, start) if start else None
@@ -104,19 +109,20 @@ def _open_container(name: str, timeout: float | None = None) -> InputContainer:
 
 
 def open_camera(
-    number: int, warn: Warn, reconnect: float = 0.0
+    number: int, warn: Warn, reconnect: float | None = 0.0
 ) -> tuple[VideoInfo, Iterator[PendingFrame]]:
     """Open the camera of a number, as the operating system counts them, and read one frame.
 
     Args:
         number: Number of the camera, from 0.
         warn: Called with what cannot be read.
-        reconnect: Seconds for which a camera that goes away is waited for.
+        reconnect: Seconds for which a camera that goes away is waited for; None: ``RECONNECT``.
 
     Raises:
         VideoError: There is no such camera, or another program uses it.
     """
-    frames = ReopenedFrames(partial(_open_device, number), warn, reconnect)
+    limit = RECONNECT if reconnect is None else reconnect
+    frames = ReopenedFrames(partial(_open_device, number), warn, limit)
     return frames.info, frames
 
 
@@ -144,6 +150,8 @@ def _not_a_video(name: str, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, import_av().error.ExitError):  # how FFmpeg reports a timeout
+        return f"nothing came for {TIMEOUT:g} seconds"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,48 @@ def test_a_picture_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path, suf
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs devices and pipes")
+def test_devices_and_pipes_are_written_to_and_stay(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    with replacing(pipe) as temporary:
+        temporary.write_bytes(b"content")
+    reader.join(20)
+    assert received == [b"content"] and pipe.is_fifo()
+    with replacing(Path(os.devnull)) as temporary:
+        assert temporary.parent != Path(os.devnull).parent
+        temporary.write_bytes(b"content")
+    assert Path(os.devnull).is_char_device()
+    with pytest.raises(NotADirectoryError, match="pipe"), replacing_folder(pipe):
+        pass
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sockets with names")
+def test_a_socket_is_no_file(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        with pytest.raises(OSError, match="a disk or a socket"), replacing(tmp_path / "s"):
+            pass
+        assert (tmp_path / "s").is_socket()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="needs /dev/stdout")
+def test_the_output_of_a_process_can_be_named(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom efficientsam3.io.atomic import replacing\n"
+        "with replacing(Path('/dev/stdout')) as file:\n    file.write_text('content')\n"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "model")}
+    piped = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert piped.stdout == "content"
+    with (tmp_path / "out.txt").open("w") as file:
+        subprocess.run(command, env=environment, stdout=file, check=True)
+    assert (tmp_path / "out.txt").read_text() == "content"
+    assert Path("/dev/stdout").is_symlink()

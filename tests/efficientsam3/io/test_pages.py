@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from efficientsam3.errors import VideoError
+from efficientsam3.errors import ImageWarning, VideoError
 from efficientsam3.io.frames import read_frames
 from efficientsam3.io.heif import heif_package
 from efficientsam3.io.picture_files import count_pages
+from efficientsam3.io.samples import read_rgb_array
 
 COLORS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200), (90, 90, 90)]
 
@@ -55,14 +56,23 @@ def test_all_frames_by_path_as_by_image(tmp_path: Path, name: str, options: dict
     with Image.open(path) as image:
         by_image = list(read_frames(image))
     assert len(by_image) == count
-    if name != "a.gif":  # which FFmpeg decodes
-        for one, other in zip(frames, by_image, strict=True):
-            np.testing.assert_array_equal(one.image, other.image)
+    for one, other in zip(frames, by_image, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
     part = list(read_frames(path, start=1, stop=5, stride=2))
     assert [frame.index for frame in part] == [1, 3][: count // 2]
     np.testing.assert_array_equal(part[0].image, frames[1].image)
     reader.reopen(count - 2)
     assert [frame.index for frame in reader] == [count - 2, count - 1]
+
+
+def test_a_gif_without_times(tmp_path: Path) -> None:
+    """Pillow writes such files without graphic control blocks, for which FFmpeg sees one frame."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 24, 32, 3), np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
+    reader = read_frames(tmp_path / "a.gif")
+    assert [frame.time for frame in reader] == pytest.approx([i / 10 for i in range(6)])
+    assert not reader.warnings
 
 
 def test_heic(tmp_path: Path) -> None:
@@ -77,7 +87,8 @@ def test_heic(tmp_path: Path) -> None:
         assert np.abs(frame.image.mean((0, 1)) - color).max() < 12
     assert "HEIF" not in Image.OPEN, "nothing is registered with Pillow"
     write(tmp_path / "b.png", 1)
-    assert len(list(read_frames(tmp_path))) == 2, "it is one of the images of a folder"
+    with pytest.warns(ImageWarning, match="the first is read"):
+        assert len(list(read_frames(tmp_path))) == 2, "it is one of the images of a folder"
 
 
 def test_further_pictures_of_a_photo_are_no_frames(tmp_path: Path) -> None:
@@ -102,6 +113,21 @@ def test_a_page_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     reader = read_frames(path)
     assert [frame.index for frame in reader] == [0, 1, 3, 4, 5]
     assert reader.unreadable == 1 and "page 3 of" in reader.warnings[0]
+
+
+def test_the_first_page_alone_is_said(tmp_path: Path) -> None:
+    """Where an image is expected; but not where the page is named."""
+    write(tmp_path / "photo.mpo", 2).rename(tmp_path / "photo.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.tif")
+    for name, _ in FORMATS:
+        if name == "a.avif" and not features.check("avif"):
+            continue
+        path = write(tmp_path / name)
+        with pytest.warns(ImageWarning, match="several pages or frames, and the first is read"):
+            first = read_rgb_array(path)
+        np.testing.assert_array_equal(first, read_rgb_array(path, page=0))
+    for name in ("photo.jpg", "one.tif"):
+        read_rgb_array(tmp_path / name)
 
 
 # One scale ----------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ import pytest
 from efficientsam3.errors import VideoError
 from efficientsam3.io import reopening, video_decode
 from efficientsam3.io.frame_types import PendingFrame, VideoInfo, Warn
-from efficientsam3.io.frames import read_frames
+from efficientsam3.io.frames import FrameReader, read_frames
 from efficientsam3.io.reopening import ReopenedFrames
 
 from ..video.films import number, write_film
+from .rtsp_server import RtspServer
 
 
 @pytest.fixture(autouse=True)
@@ -127,42 +131,93 @@ def test_a_camera_that_is_unplugged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
-def test_a_broadcast_that_is_killed_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["udp", "http", "tcp"])
+def test_a_stream_that_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(video_decode, "TIMEOUT", 2.0)
+    monkeypatch.setattr(video_decode, "TIMEOUT", 5.0)
     film = write_film(tmp_path / "a.mp4", 300, rate=25, coding={"g": "5"})
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+    transport = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, transport) as free:
         free.bind(("127.0.0.1", 0))
-        address = f"udp://127.0.0.1:{free.getsockname()[1]}"
+        address = f"{kind}://127.0.0.1:{free.getsockname()[1]}"
+    listen = {"udp": [], "http": ["-listen", "1"], "tcp": ["-listen", "1"]}[kind]
+    servers: list[subprocess.Popen[bytes]] = []
 
-    def serve() -> subprocess.Popen[bytes]:
+    def serve() -> None:
         command = ["ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", str(film)]
-        return subprocess.Popen([*command, "-c", "copy", "-f", "mpegts", address])
+        command += ["-c", "copy", "-f", "mpegts", *listen, address]
+        servers.append(subprocess.Popen(command))
 
-    server = serve()
+    def connect() -> FrameReader:
+        """The server may not listen yet."""
+        for _ in range(100):
+            with suppress(VideoError):
+                return read_frames(address, reconnect=120, latest_only=False)
+            time.sleep(0.2)
+        raise AssertionError("no server")
+
+    serve()
     try:
-        reader = read_frames(address, reconnect=60, latest_only=False)
-        first = [next(reader).index for _ in range(10)]
-        server.kill()
-        server.wait()
-        starter = threading.Timer(3.0, lambda: started.append(serve()))
-        started: list[subprocess.Popen[bytes]] = []
+        reader = connect()
+        indices = [next(reader).index for _ in range(10)]
+        servers[0].kill()
+        servers[0].wait()
+        # A broadcast that pauses for less than the timeout has not gone away.
+        starter = threading.Timer(8.0 if kind == "udp" else 3.0, serve)
         starter.start()
-        later = []
-        while not reader.warnings or len(later) < 10:
-            later.append(next(reader).index)
-            if reader.warnings:
-                break
-        later += [next(reader).index for _ in range(10)]
+        while not reader.warnings:
+            indices.append(next(reader).index)
+        indices += [next(reader).index for _ in range(10)]
         starter.join()
         reader.close()
-        assert first + later == list(range(len(first) + len(later)))
+        assert indices == list(range(len(indices)))
         assert any("is read again after" in warning for warning in reader.warnings)
     finally:
-        for process in (server, *started):
+        for process in servers:
             process.kill()
             process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_an_rtsp_server_that_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_decode, "TIMEOUT", 5.0)
+    film = write_film(tmp_path / "a.mpg", 100, rate=25, codec="mpeg2video", coding={"g": "5"})
+    server = RtspServer(film)
+    try:
+        reader = read_frames(server.address, reconnect=120, latest_only=False)
+        assert reader.info.live and not reader.info.waits and reader.info.size == (48, 64)
+        indices = [next(reader).index for _ in range(10)]
+        port = server.server_address[1]
+        server.kill()
+        server = RtspServer(film, port)
+        while len(reader.warnings) < 2:
+            indices.append(next(reader).index)
+        indices += [next(reader).index for _ in range(10)]
+        reader.close()
+        assert indices == list(range(len(indices)))
+        assert "nothing came for 5 seconds" in reader.warnings[0]
+        assert "is read again after" in reader.warnings[1]
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_a_film_from_a_server_ends(tmp_path: Path) -> None:
+    """Unless one asks for it, it is not read again."""
+    film = write_film(tmp_path / "a.mp4", 5)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/{film.name}"
+        assert len(list(read_frames(address))) == 5
+        server.shutdown()
+        thread.join()
 
 
 # The best stream ------------------------------------------------------------------------------
