@@ -33,8 +33,7 @@ def cached_export(model: ImageModel, backend: str, precision: str) -> Path:
     safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(model.name).name)
     parts = (safe, backend, precision, model.speed, __version__, digest.hexdigest()[:12])
     place = cache_folder() / "-".join(parts)
-    if is_exported(place):
-        read_manifest(place)
-    else:
+    # Exports of earlier versions have fewer abilities.
+    if not is_exported(place) or set(read_manifest(place).abilities) != model.abilities:
         export_model(model, place, backend, precision)
     return place

@@ -18,6 +18,7 @@ from ..io.samples import read_rgb_array
 from ..predictor import ImageModel
 from ..runtime.pixels import normalize
 from ..types import Array
+from ..values import is_whole
 from .graphs import Graph, choose_queries, join_prompt, run_graph
 
 PHRASES = ("person", "animal", "vehicle", "plant", "food", "furniture", "tool", "sign")
@@ -105,7 +106,7 @@ def read_pictures(folder: str | os.PathLike[str], count: int, out: Path) -> Pict
         ArgumentError: ``count`` is below 1, or ``folder`` is no folder.
         ImageError: There is no picture in the folder, or none can be read.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not is_whole(count, 1):
         raise ArgumentError(f"calibrate_count is at least 1 picture; got {shorten(count)}")
     place = Path(folder).expanduser()
     if not place.is_dir():

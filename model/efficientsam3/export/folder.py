@@ -19,7 +19,6 @@ from ..io.atomic import replacing_folder
 from ..nn.detector import fold
 from ..predictor import ImageModel
 from ..runtime.manifest import (
-    BACKENDS,
     MANIFEST_FILE,
     REQUIREMENTS_FILE,
     TOKENIZER_FILE,
@@ -35,10 +34,15 @@ from .quantize import QUANTIZED, Quantizer, quantize_graphs
 PRECISIONS = {
     "onnx": ("float32", "float16", "int8"),
     "openvino": ("float32", "float16", "bfloat16", "int8"),
+    "coreml": ("float32", "float16"),
 }
 """Precisions of each backend."""
 
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "coreml": ("coremltools",),
+}
 """What each backend needs to write and to check its files; the extra has the backend's name."""
 
 REQUIREMENTS = (
@@ -47,6 +51,7 @@ REQUIREMENTS = (
 )
 """What runs an exported folder in Python and from the command line, beside the runtime."""
 RUNTIMES = {"onnx": "onnxruntime>=1.20", "openvino": "openvino>=2025.1"}
+"""Requirements of the backends that ``efficientsam3.load`` runs. Core ML runs in apps."""
 
 
 def export_model(
@@ -63,16 +68,17 @@ def export_model(
 
     The folder holds a file for each part of the model, the vocabulary, ``manifest.json`` and
     ``requirements.txt`` with the packages that run it. An earlier export in its place is replaced
-    when the new one is complete.
+    when the new one is complete. Packages for Core ML are for apps on Apple's systems: ``load``
+    does not run them, and their numbers are not compared.
 
     Args:
         model: A loaded model; its ``speed`` is exported too, and its weights in float32.
         folder: The folder to write.
-        to: "openvino" or "onnx".
-        precision: "float32"; "float16" for files of half the size, which are computed in float32;
-            for OpenVINO, "bfloat16": files of half the size, computed in bfloat16 where the
-            processor can; or "int8": the costly layers in eight bits, those that lose too much
-            agreement in half precision.
+        to: "openvino", "onnx" or "coreml".
+        precision: "float32"; "float16" for files of half the size, which are computed in float32,
+            and in float16 by Core ML; for OpenVINO, "bfloat16": files of half the size, computed in
+            bfloat16 where the processor can; or "int8": the costly layers in eight bits, those that
+            lose too much agreement in half precision.
         calibrate: A folder with pictures like those that the model will see, for "int8".
         calibrate_count: Pictures of this folder to quantize by, at most; up to eight others
             measure the agreement.
@@ -81,7 +87,7 @@ def export_model(
         report: Called with what is being done, which takes minutes.
 
     Returns:
-        The manifest, with the measured agreement with PyTorch in float32.
+        The manifest, with the measured agreement with PyTorch in float32, empty for "coreml".
 
     Raises:
         ArgumentError: The backend does not exist or does not have this precision, or the folder
@@ -101,6 +107,10 @@ def export_model(
     net = fold(model.learned(), torch.float32, pooled=model.speed == "fast").cpu().eval()
     pixels = example_pixels(model.config)
     graphs = graphs_of(model, net, pixels)
+    if to == "coreml":
+        from .coreml_files import for_one_prompt
+
+        graphs = [for_one_prompt(graph) for graph in graphs]
     calibration = None
     if pictures is not None:
         calibration = run_pictures(model, graphs, pictures, concepts)
@@ -117,8 +127,9 @@ def export_model(
                 "outputs": {k: _describe(v) for k, v in graph.example.items()},
             }
         clip_tokenizer().save(new / TOKENIZER_FILE)
-        lines = [RUNTIMES[to], *REQUIREMENTS]
-        (new / REQUIREMENTS_FILE).write_text("\n".join(sorted(lines)) + "\n")
+        if to in RUNTIMES:
+            lines = sorted([RUNTIMES[to], *REQUIREMENTS])
+            (new / REQUIREMENTS_FILE).write_text("\n".join(lines) + "\n")
         manifest = _manifest(model, to, precision, entries)
         measured = {}
         if calibration is not None:
@@ -126,16 +137,18 @@ def export_model(
             measured = quantize_graphs(
                 new, manifest, calibration, _quantizer(to), matched=late, report=report
             )
-        manifest.files.update({f.name: f.stat().st_size for f in sorted(new.iterdir())})
-        report("comparing with PyTorch")
-        manifest.agreement.update({**compare(graphs, new, manifest), **measured})
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        manifest.files.update({f.relative_to(new).as_posix(): f.stat().st_size for f in files})
+        if to in RUNTIMES:
+            report("comparing with PyTorch")
+            manifest.agreement.update({**compare(graphs, new, manifest), **measured})
         manifest.write(new)
     return manifest
 
 
 def _check(place: Path, to: str, precision: str) -> None:
-    if to not in BACKENDS:
-        raise ArgumentError(f"to is one of {', '.join(BACKENDS)}; got {to!r}")
+    if to not in PRECISIONS:
+        raise ArgumentError(f"to is one of {', '.join(PRECISIONS)}; got {to!r}")
     if precision not in PRECISIONS[to]:
         raise ArgumentError(
             f"precision of {to} is one of {', '.join(PRECISIONS[to])}; got {precision!r}"
@@ -187,6 +200,10 @@ def _writer(to: str) -> Any:
         from .onnx_files import write_graph
 
         return write_graph
+    if to == "coreml":
+        from .coreml_files import write_graph as write_package
+
+        return write_package
     from .openvino_files import write_graph as write_ir
 
     return write_ir
@@ -199,18 +216,17 @@ def _manifest(model: ImageModel, to: str, precision: str, entries: dict[str, Any
         for ability, parts in PARTS_OF_ABILITY.items()
         if ability not in model.abilities
     }
-    abilities = sorted(model.abilities - {"video"})
-    if "video" in model.abilities:
-        absent["video"] = [PART_NAMES["memory"]]
-    from .onnx_files import OPSET
-
+    abilities = set(model.abilities)
+    if c.multiplexed:  # SAM3.1's tracker is not exported
+        abilities.discard("video")
+        absent["video"] = [PART_NAMES["multiplex"]]
     return Manifest(
         name=model.name,
         backend=to,
         precision=precision,
         speed=model.speed,
         version=__version__,
-        standard={"opset": OPSET} if to == "onnx" else _ir_standard(),
+        standard=_standard(to),
         graphs=entries,
         files={},
         tokenizer={
@@ -228,13 +244,21 @@ def _manifest(model: ImageModel, to: str, precision: str, entries: dict[str, Any
             "resize": "uint8, bilinear with antialiasing, to a square",
         },
         postprocessing={"threshold": 0.5, "nms": c.nms},
-        abilities=abilities,
+        abilities=sorted(abilities),
         missing=absent,
         config=c.to_dict(),
     )
 
 
-def _ir_standard() -> dict[str, Any]:
+def _standard(to: str) -> dict[str, Any]:
+    if to == "onnx":
+        from .onnx_files import OPSET
+
+        return {"opset": OPSET}
+    if to == "coreml":
+        from .coreml_files import TARGET
+
+        return {"target": TARGET}
     from .openvino_files import IR_VERSION, openvino_version
 
     return {"ir": IR_VERSION, "openvino": openvino_version()}

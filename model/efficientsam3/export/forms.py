@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from ..nn.detector import FoldedDetector
@@ -166,9 +165,7 @@ class ExemplarForm(nn.Module):
         g = self.geometry
         rows, columns = self.grid
         cells = cxcywh_to_xyxy(boxes) * torch.tensor([columns, rows, columns, rows]).float()
-        rois = torch.cat([torch.zeros_like(cells[0, :, :1]), cells[0]], 1)
-        # 0 and -1 both mean as many samples as cells; OpenVINO reads only 0 so.
-        pooled = torchvision.ops.roi_align(level, rois, g.roi, sampling_ratio=0)
+        pooled = pool_boxes(level[0], cells[0], g.roi)
         weight = g.boxes_pool_project.weight
         pooled = pooled.flatten(1) @ weight.flatten(1).T + g.boxes_pool_project.bias
         x, y = encode_points(boxes[..., :2], g.label_embed.embedding_dim)
@@ -179,6 +176,52 @@ class ExemplarForm(nn.Module):
             + linear(g.boxes_pos_enc_project, torch.cat([y, x, size], -1))
             + g.label_embed(labels)
         )
+
+
+def pool_boxes(level: Tensor, boxes: Tensor, bins: int) -> Tensor:
+    """Pool a map in boxes, as ``torchvision.ops.roi_align``, which not all exporters follow.
+
+    Each bin is the mean of samples of the map, one for each cell of the bin's size, rounded up.
+
+    Args:
+        level: (C, rows, columns).
+        boxes: (K, 4) xyxy in cells, not larger than the map.
+        bins: Bins a side.
+
+    Returns:
+        (K, C, bins, bins).
+    """
+    channels, rows, columns = level.shape
+    across = sample_weights(boxes[:, 0], boxes[:, 2], columns, bins)
+    down = sample_weights(boxes[:, 1], boxes[:, 3], rows, bins)
+    # (K * bins, rows) by (rows, C * columns), then columns for each box.
+    lines = down.flatten(0, 1) @ level.permute(1, 0, 2).flatten(1)
+    lines = lines.reshape(-1, bins * channels, columns)
+    pooled = (lines @ across.transpose(1, 2)).reshape(-1, bins, channels, bins)
+    return pooled.permute(0, 2, 1, 3)
+
+
+def sample_weights(first: Tensor, last: Tensor, cells: int, bins: int) -> Tensor:
+    """How much each cell of an axis counts in each bin of ``pool_boxes``.
+
+    Args:
+        first: (K,) where boxes begin, in cells.
+        last: (K,) where they end.
+        cells: Cells of the axis.
+        bins: Bins of the axis.
+
+    Returns:
+        (K, bins, cells).
+    """
+    most = -(-cells // bins)
+    size = (last - first).clamp(min=1)[:, None, None] / bins
+    count = size.ceil().clamp(max=most)
+    index = torch.arange(most, dtype=torch.float32)
+    bin = torch.arange(bins, dtype=torch.float32)[:, None]
+    at = first[:, None, None] + (bin + (index + 0.5) / count) * size  # (K, bins, samples)
+    used = (index < count) & (at >= -1) & (at <= cells)
+    near = at.clamp(0, cells - 1)[..., None] - torch.arange(cells, dtype=torch.float32)
+    return ((1 - near.abs()).clamp(min=0) * used[..., None]).sum(2) / count
 
 
 class HeadsForm(nn.Module):
@@ -298,7 +341,8 @@ class MasksForm(nn.Module):
             x = F.conv_transpose2d(x, kernel, stride=2, padding=1) + base
             x = group_norm(norm, x).relu()
         embedded = self.head.mask_embed(queries)
-        logits = (embedded @ self.weight) @ x.flatten(2) + (embedded @ self.bias)[..., None]
+        shift = (embedded * self.bias).sum(-1, keepdim=True)
+        logits = (embedded @ self.weight) @ x.flatten(2) + shift
         masks = logits.unflatten(2, x.shape[-2:])
         return within(masks, boxes) if self.head.boxed else masks
 

@@ -12,7 +12,7 @@ from ..bpe import clip_tokenizer
 from ..nn.detector import FoldedDetector
 from ..nn.late_detector import FoldedLateDetector
 from ..predictor import ImageModel
-from . import forms, late_forms
+from . import forms, late_forms, tracker_forms
 
 Axes = dict[str, tuple[int, ...]]
 
@@ -71,6 +71,8 @@ def graphs_of(model: ImageModel, net: FoldedDetector, pixels: Tensor) -> list[Gr
         _add_concepts(add, known, model, net, image.grid)
     if "interactive" in model.abilities:
         _add_objects(add, net, c.grid)
+    if "video" in model.abilities and not c.multiplexed:
+        _add_tracker(add, known, net, c.grid)
     return out
 
 
@@ -167,3 +169,39 @@ def _add_objects(add: Any, net: FoldedDetector, grid: int) -> None:
     }
     form = forms.ObjectsForm(net, grid)
     add("objects", form, earlier, sparse=(0, 1), mask_input=(0,), has_mask=(0,))
+
+
+def _add_tracker(add: Any, known: dict[str, Tensor], net: FoldedDetector, grid: int) -> None:
+    memory = net.tracker()[1]
+    add("look", tracker_forms.LookForm(memory))
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, 16 * grid)] * 2, indexing="ij")
+    add("given_mask", tracker_forms.GivenMaskForm(memory), {"mask": disc_of(rows, columns)})
+    present = torch.tensor([True, False])
+    token = {"token": known["object_tokens"][:, 0], "present": present}
+    add("pointer", tracker_forms.PointerForm(memory), token, token=(0,), present=(0,))
+    form = tracker_forms.RememberForm(memory)
+    entries = []
+    for shift in (0.5, 0.0):
+        given = {"mask": disc_of(rows - shift, columns), "present": present[:1]}
+        entries.append(form(known["projected"], *given.values()))
+    add("remember", form, given)
+    read = {
+        "entries": torch.stack(entries, 1),
+        "when": torch.tensor([[0, 1]]),
+        "pointers": known["pointer"][None],
+        "ages": torch.tensor([[0.0, 0.5]]),
+    }
+    add("recall", tracker_forms.RecallForm(memory), read, **dict.fromkeys(read, (1,)))
+
+
+def disc_of(rows: Tensor, columns: Tensor) -> Tensor:
+    """A soft disc.
+
+    Args:
+        rows: (h, w) rows, 0 at the center, about 1 at the border.
+        columns: (h, w) columns, likewise.
+
+    Returns:
+        (1, 1, h, w) in [0, 1].
+    """
+    return (4 - 16 * (rows**2 + columns**2)).sigmoid()[None, None]

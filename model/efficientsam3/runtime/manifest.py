@@ -17,6 +17,10 @@ TOKENIZER_FILE = "tokenizer.json"
 REQUIREMENTS_FILE = "requirements.txt"
 
 BACKENDS = ("onnx", "openvino")
+"""Backends of the folders that ``load`` runs."""
+
+TRACKER_GRAPHS = ("look", "recall", "remember", "pointer", "given_mask")
+"""Graphs that only tracking by the video memory needs."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Manifest:
 
     Attributes:
         name: The model's name.
-        backend: "onnx" or "openvino".
+        backend: "onnx", "openvino" or "coreml".
         precision: "float32", "float16", "bfloat16" or "int8".
         speed: "exact" or "fast", see ``efficientsam3.load``.
         version: Version of efficientsam3 that wrote it.
@@ -103,6 +107,11 @@ def read_manifest(folder: Path) -> Manifest:
     except TypeError as error:
         names = ", ".join(f.name for f in fields(Manifest))
         raise CheckpointError(f"{path} does not have the fields {names}; {again}") from error
+    if manifest.backend == "coreml":
+        raise CheckpointError(
+            f"{folder} was exported for Core ML, which runs in apps on Apple's systems and not "
+            "here; export the model for OpenVINO or ONNX Runtime to run it with efficientsam3"
+        )
     if manifest.backend not in BACKENDS:
         raise CheckpointError(f"{path} names the unknown backend {manifest.backend!r}; {again}")
     for file, size in manifest.files.items():

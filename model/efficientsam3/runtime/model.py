@@ -53,7 +53,7 @@ class ExportedModel(Segmenter):
 
     Attributes:
         name: The model's name.
-        config: Resolution, grid, context, nms and negative_exemplars.
+        config: Resolution, grid, context, nms, negative_exemplars and point_exemplars.
         device: Name of the runtime's device.
         dtype: The precision of the folder.
         speed: "exact" or "fast".
@@ -81,6 +81,7 @@ class ExportedModel(Segmenter):
             context=m.tokenizer["context"],
             nms=m.postprocessing["nms"],
             negative_exemplars=m.config["negative_exemplars"],
+            point_exemplars=m.config.get("point_exemplars", True),
         )
         self.key = (m.name, m.backend, m.precision, m.speed, *sorted(m.files.items()))
         self._folder = place.absolute()
@@ -224,6 +225,31 @@ class ExportedModel(Segmenter):
         chosen = {name: raw.pop(name)[:, queries] for name in ("queries", "boxes")}
         return self._sessions.run("masks", **raw, **chosen, **features.masks)["masks"][0]
 
+    def run_graph(self, graph: str, **inputs: Array) -> dict[str, Array]:
+        """Run a graph of the folder.
+
+        Args:
+            graph: Its name.
+            **inputs: Inputs by name; those that the graph does not have are left out.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            CheckpointError: The runtime cannot read the graph's file.
+        """
+        return self._sessions.run(graph, **inputs)
+
+    def frame_features(self, features: RuntimeFeatures) -> dict[str, Array]:
+        """The outputs of the graph "frame", computed once.
+
+        Args:
+            features: Features of an image, which keep the result.
+        """
+        if not features.frame:
+            features.frame = self._sessions.run("frame", **features.image)
+        return features.frame
+
     def _answer_objects(
         self,
         features: RuntimeFeatures,
@@ -232,8 +258,7 @@ class ExportedModel(Segmenter):
         earlier: Array | None,
         multimask: bool,
     ) -> ObjectAnswers:
-        if not features.frame:
-            features.frame = self._sessions.run("frame", **features.image)
+        frame = self.frame_features(features)
         count, side = len(xy), 4 * self.config.grid
         if xy.shape[1]:
             sparse = self._sessions.run("points", points=xy, labels=labels)["sparse"]
@@ -243,7 +268,7 @@ class ExportedModel(Segmenter):
         mask_input = earlier if given else np.zeros((count, 1, side, side), np.float32)
         found = self._sessions.run(
             "objects",
-            **features.frame,
+            **frame,
             sparse=sparse,
             mask_input=mask_input,  # type: ignore[arg-type]
             has_mask=np.full((count, 1, 1, 1), given, np.float32),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ArgumentError
 from ..io.atomic import replacing_folder
-from ..runtime.manifest import MANIFEST_FILE, REQUIREMENTS_FILE, read_manifest
+from ..runtime.manifest import MANIFEST_FILE, REQUIREMENTS_FILE, TRACKER_GRAPHS, read_manifest
 
 PAGE = Path(__file__).with_name("page")
 MARK = "worker.js"
@@ -38,7 +38,10 @@ def site_files(model: Path, runtime: Path) -> dict[str, Path]:
         )
     files = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.is_file()}
     files |= {f"runtime/{path.name}": path for path in runtime.iterdir()}
-    names = [MANIFEST_FILE, *(name for name in manifest.files if name != REQUIREMENTS_FILE)]
+    # The page answers prompts about images, and does not track.
+    tracker = {entry["file"] for n, entry in manifest.graphs.items() if n in TRACKER_GRAPHS}
+    unused = {*tracker, REQUIREMENTS_FILE}
+    names = [MANIFEST_FILE, *(name for name in manifest.files if name not in unused)]
     return files | {f"model/{name}": model / name for name in names}
 
 

@@ -22,6 +22,8 @@ from efficientsam3.nn.detector import fold
 from efficientsam3.runtime.manifest import FORMAT, read_manifest
 from efficientsam3.runtime.model import ExportedModel
 from efficientsam3.runtime.sessions import open_sessions
+from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.settings import IoUSettings, TrackSettings
 
 from ...conftest import tiny_model
 
@@ -93,6 +95,60 @@ def test_any_number_of_objects(
     assert len(theirs) == count
 
 
+def tracked(model: Any, frames: list[Any]) -> list[tuple[int, es3.Instances]]:
+    tracker = es3.InteractiveTracker(model, frames, cuts=None)
+    tracker.add_points(0, 1, [[20, 15]])
+    tracker.add_mask(0, 2, np.pad(np.ones((20, 24), bool), ((10, 18), (30, 10))))
+    tracker.add_box(2, 3, BOXES[1])
+    return [(frame.index, frame.instances) for frame in tracker.propagate("both")]
+
+
+@pytest.mark.slow
+def test_given_objects_are_tracked_as_in_pytorch(
+    loaded: tuple[es3.ImageModel, ExportedModel], photo: Any
+) -> None:
+    frames = [np.roll(photo, 2 * i, 1) for i in range(9)]
+    theirs, ours = (tracked(model, frames) for model in loaded)
+    assert [index for index, _ in ours] == [*range(9), 1, 0]
+    for (index, found), (same, expected) in zip(ours, theirs, strict=True):
+        assert index == same
+        assert found.track_ids is not None
+        assert found.track_ids.tolist() == expected.track_ids.tolist()  # type: ignore[union-attr]
+        agree(found, expected)
+
+
+@pytest.mark.slow
+def test_concepts_are_tracked_as_in_pytorch(
+    loaded: tuple[es3.ImageModel, ExportedModel], photo: Any
+) -> None:
+    frames = [np.roll(photo, 2 * i, 1) for i in range(4)]
+    for tracker in ("memory", "iou"):
+        settings = TrackSettings(
+            detection_threshold=0.0,
+            new_track_threshold=0.0,
+            cuts=None,
+            iou=IoUSettings(new_track_threshold=0.0),
+        )
+        asked: dict[str, Any] = {"concepts": ["bus"], "settings": settings, "tracker": tracker}
+        theirs, ours = (list(es3.track(model, frames, **asked)) for model in loaded)
+        assert any(len(frame.instances) for frame in theirs)
+        for found, expected in zip(ours, theirs, strict=True):
+            assert (found.instances.masks != expected.instances.masks).mean() < 1e-3
+            np.testing.assert_array_equal(found.instances.track_ids, expected.instances.track_ids)
+
+
+@pytest.mark.slow
+def test_a_tracker_of_an_exported_model_is_copied(
+    loaded: tuple[es3.ImageModel, ExportedModel], photo: Any
+) -> None:
+    engine = MemoryTracker(loaded[1])
+    features = engine.read(photo)
+    engine.add_points(0, features, 7, torch.tensor([[0.4, 0.5]]), torch.tensor([1]))
+    copied = pickle.loads(pickle.dumps(engine))
+    ours, theirs = (each.propagate(1, each.read(photo)) for each in (copied, engine))
+    assert torch.equal(ours.logits, theirs.logits)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_every_free_size(exported: Exported) -> None:
@@ -132,7 +188,7 @@ def test_the_manifest_says_what_is_there(exported: Exported) -> None:
     manifest = es3.load(place).manifest
     assert manifest.agreement["largest difference"] < 1e-3
     assert manifest.agreement["mask IoU"] > 0.99
-    assert set(manifest.abilities) == model.abilities - {"video"}
+    assert set(manifest.abilities) == model.abilities
     assert manifest.graphs["heads"]["inputs"]["prompt"] == {
         "dtype": "float32",
         "shape": [-1, -1, model.config.width],
@@ -198,7 +254,7 @@ def test_the_packaged_model_by_the_command_line(tmp_path: Path) -> None:
     assert ours.manifest.agreement["largest difference"] < 1e-3
     model = es3.load("efficientsam3-stickers", device="cpu", dtype="float32")
     scene = min(SCENES.glob("*.jpg"))
-    for asked in ({"concepts": ["animal", "vehicle"], "threshold": 0.3}, {"points": [[150, 150]]}):
+    for asked in ({"concepts": ["plant", "flower"], "threshold": 0.3}, {"points": [[150, 150]]}):
         agree(ours.segment(scene, **asked), model.segment(scene, **asked))
 
 
@@ -277,12 +333,12 @@ def test_what_cannot_be_changed_after_the_export(exported: Exported) -> None:
             es3.load(exported[1], **changes)
     with pytest.raises(es3.ArgumentError, match="device='tpu'"):
         es3.load(exported[1], device="tpu")
-    with pytest.raises(es3.MissingAbilityError, match="tracker"):
-        es3.load(exported[1]).require("video")
 
 
 def test_what_cannot_be_exported(tiny: es3.ImageModel, tmp_path: Path) -> None:
-    with pytest.raises(es3.ArgumentError, match=r"to is one of onnx, openvino; got 'tflite'"):
+    with pytest.raises(
+        es3.ArgumentError, match=r"to is one of onnx, openvino, coreml; got 'tflite'"
+    ):
         export_model(tiny, tmp_path / "out", to="tflite")
     with pytest.raises(es3.ArgumentError, match=r"precision of onnx is one of float32, float16"):
         export_model(tiny, tmp_path / "out", to="onnx", precision="bfloat16")

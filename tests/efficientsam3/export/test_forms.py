@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efficientsam3.build import StudentConfig, tiny_config, tiny_late_config
+from efficientsam3.build import MemoryConfig, StudentConfig, tiny_config, tiny_late_config
 from efficientsam3.export import forms
 from efficientsam3.export.graphs import graphs_of
 from efficientsam3.nn.detector import FoldedDetector, fold
@@ -21,6 +21,7 @@ CONFIGS = {
     "vit": {},
     "student": {"vision": STUDENT, "resolution": 128, "grid": 9},
     "boxed": {"boxed_masks": True},
+    "perceiver": {"memory": MemoryConfig(2, latents=3, cells=4)},
 }
 
 
@@ -73,6 +74,28 @@ def test_exemplars(made: tuple[FoldedDetector, dict[str, Any]]) -> None:
         graphs["exemplars"].example["shown"],
         net.part("geometry")(image.tokens, image.grid, image.geometry, exemplars)[0],
     )
+
+
+@torch.inference_mode()
+def test_the_memory(made: tuple[FoldedDetector, dict[str, Any]]) -> None:
+    net, graphs = made
+    memory = net.tracker()[1]
+    frame = graphs["look"].inputs["frame"]
+    close(graphs["look"].example["looked"], memory.look(frame))
+    projected = memory.encoder.project(frame)
+    mask, present = (graphs["remember"].inputs[name] for name in ("mask", "present"))
+    close(graphs["remember"].example["entry"], memory.tokens(projected, mask, present))
+    random = torch.Generator().manual_seed(0)
+    shapes = {name: x.shape for name, x in graphs["recall"].inputs.items()}
+    looked = torch.randn(shapes["looked"], generator=random)
+    entries = torch.randn(1, 3, *shapes["entries"][2:], generator=random)
+    pointers = torch.randn(1, 2, shapes["pointers"][2], generator=random)
+    ages = torch.tensor([[0.2, 0.9]])
+    seen = []
+    for when in (torch.tensor([[0, 1, 4]]), torch.tensor([[4, 1, 0]])):
+        seen.append(memory.recall(looked, memory.gather(entries, when, pointers, ages)))
+        close(graphs["recall"].module(looked, entries, when, pointers, ages), seen[-1])
+    assert (seen[0] - seen[1]).abs().max() > 1e-3
 
 
 @torch.inference_mode()

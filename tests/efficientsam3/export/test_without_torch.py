@@ -32,6 +32,18 @@ model = es3.load(folder)
 image = model.encode(photo)
 found = model.segment(image, ["bus", "Straße"], threshold=0.0)
 clicked = model.segment(image, points=[[30, 20]])
+frames = [photo, photo]
+from efficientsam3.video.settings import IoUSettings, TrackSettings
+low = IoUSettings(new_track_threshold=0.0)
+low = TrackSettings(detection_threshold=0.0, new_track_threshold=0.0, iou=low)
+tracked = list(es3.track(model, frames, ["bus"], settings=low, tracker="iou"))
+assert tracked[1].instances.track_ids.tolist() == tracked[0].instances.track_ids.tolist() != []
+try:
+    list(es3.track(model, frames, ["bus"], threshold=0.0))
+except es3.EfficientSam3Error as error:
+    assert "tracker='iou'" in str(error), error
+else:
+    raise AssertionError("tracking by the video memory needs torch")
 np.savez(out, masks=found.masks, scores=found.scores, clicked=clicked.masks)
 """
 
