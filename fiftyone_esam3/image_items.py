@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fiftyone.utils.torch as fout
@@ -64,6 +64,24 @@ def make_item(image: Any, values: Mapping[str, Any]) -> Item:
     except es3.PromptError as error:
         return Item(rgb, error=error, source=source)
     return Item(rgb, prompts, source=source)
+
+
+def encode_items(
+    core: es3.ImageModel, items: Sequence[Item], batch_size: int | None = None
+) -> list[Item]:
+    """Encode the images of items together.
+
+    Args:
+        core: the model.
+        items: the items.
+        batch_size: see ``ImageModel.encode``.
+
+    Returns:
+        the items, of which those without an error have the encoded image in place of the pixels.
+    """
+    good = [item.image for item in items if item.error is None]
+    encoded = iter(core.encode(good, batch_size=batch_size))
+    return [replace(i, image=next(encoded)) if i.error is None else i for i in items]
 
 
 class ImageGetItem(fout.GetItem):

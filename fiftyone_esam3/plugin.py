@@ -6,7 +6,12 @@ from typing import Any
 
 from .operators.curate import ComputeEmbeddings, Evaluate, PrepareAnnotation
 from .operators.manage import CancelRuns, UndoRun
-from .operators.segment import FindSimilar, SegmentConcepts, SegmentPrompts
+from .operators.segment import (
+    FindSimilar,
+    SegmentConcepts,
+    SegmentEverything,
+    SegmentPrompts,
+)
 from .operators.track import TrackObjects, TrackVideo
 from .panel.segment_panel import SegmentPanel
 
@@ -14,6 +19,7 @@ PLUGIN = "@efficientsam3/curation"
 
 OPERATORS = (
     SegmentConcepts,
+    SegmentEverything,
     SegmentPrompts,
     FindSimilar,
     TrackVideo,

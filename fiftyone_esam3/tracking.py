@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from efficientsam3.errors import ArgumentError
 from efficientsam3.video.settings import CutSettings, IoUSettings, TrackSettings
 
@@ -13,6 +15,7 @@ def make_settings(
     overlap_metric: str = "iou",
     cuts: bool = True,
     presence: str = "multiply",
+    model: Any = None,
 ) -> TrackSettings:
     """The settings with which concepts are tracked.
 
@@ -21,23 +24,26 @@ def make_settings(
             so that a lower threshold also tracks weaker detections.
         nms: see ``TrackSettings.nms``. None: its default.
         class_agnostic: see ``TrackSettings``.
-        overlap_metric: see ``TrackSettings``.
+        overlap_metric: see ``TrackSettings``. "iou": as the model's release has it.
         cuts: whether tracks end where another scene begins.
         presence: see ``TrackSettings``.
+        model: the model that tracks, whose release gives the other settings.
 
     Raises:
         TrackError: a value is out of its range.
         PromptError: ``presence`` is neither "multiply" nor "separate".
         ArgumentError: ``cuts`` is not True or False.
     """
-    return TrackSettings(
+    given: dict[str, Any] = {} if nms is None else {"nms": nms}
+    given |= {} if overlap_metric == "iou" else {"overlap_metric": overlap_metric}
+    return TrackSettings.of(
+        model,
         detection_threshold=threshold,
         presence=presence,
-        nms=TrackSettings.nms if nms is None else nms,
         class_agnostic=class_agnostic,
-        overlap_metric=overlap_metric,
         cuts=cut_settings(cuts),
         iou=IoUSettings(new_track_threshold=threshold),
+        **given,
     )
 
 

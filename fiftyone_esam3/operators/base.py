@@ -15,7 +15,8 @@ from efficientsam3 import EfficientSam3Error
 
 from ..labels import ERROR_FIELD, describe_error
 from ..runs.steps import RunError, Step, Steps, Summary, finish
-from .form import CLASS_PHRASES, CLASSES, Form, default_model
+from .form import CLASS_PHRASES, CLASSES, Form
+from .models import default_model
 from .texts import add_classes, split_phrases
 from .values import EMPTY, check_complete, check_values
 
@@ -25,8 +26,7 @@ CANCEL = "cancel_runs"
 """The name of the operator that ends runs."""
 
 HOW_TO_CANCEL = "to end it, run 'EfficientSAM3: cancel runs'"
-IN_APP = f"{HOW_TO_CANCEL} in another tab"
-"""FiftyOne's dialog of progress has no button for it, and opens again when it is closed."""
+"""What the progress of a scheduled run says; FiftyOne's page of runs has no button for it."""
 
 
 class RunOperator(foo.Operator):
@@ -152,16 +152,35 @@ class RunOperator(foo.Operator):
                     except StopIteration as end:
                         summary = end.value
                         break
-                    label = _progress_label(step, IN_APP)
-                    yield ctx.ops.set_progress(progress=_share(step), label=label)
+                    yield self._show(ctx, step)
                 message = self.describe(summary)
         except EfficientSam3Error as error:
             yield ctx.ops.notify(f"{self.LABEL}: {error}", variant="error")
             return
         yield ctx.ops.set_progress(progress=1.0, label=message)
         yield ctx.ops.reload_dataset()
-        variant = "warning" if summary.get("failed") else "success"
+        variant = "warning" if summary.get("failed") or summary.get("cancelled") else "success"
         yield ctx.ops.notify(message, variant=variant)
+
+    def _show(self, ctx: Any, step: Step) -> Any:
+        """The message that shows a step in the App's dialog, with a button that ends the run.
+
+        The dialog opens again when it is closed, so that the button has to be in it.
+        """
+        share, label = _share(step), _progress_label(step)
+        if not step.field:
+            return ctx.ops.set_progress(progress=share, label=label)
+        shown = types.Object()
+        view = types.ProgressView(label=label)
+        shown.define_property("progress", types.Number(), view=view)
+        shown.btn(
+            CANCEL,
+            "Cancel: keep what is done",
+            variant="outlined",
+            on_click=f"{self.plugin_name}/{CANCEL}",
+            params={"field": step.field},
+        )
+        return ctx.ops.show_output(types.Property(shown).to_json(), {"progress": share})
 
     def resolve_placement(self, ctx: Any) -> Any:
         """None: the operator is in the operator browser, without a button.

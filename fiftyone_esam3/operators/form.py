@@ -11,15 +11,14 @@ from fiftyone.operators import types
 
 from efficientsam3 import EfficientSam3Error
 from efficientsam3.checkpoints.hub import cached_models
-from efficientsam3.variants import EMBEDDED, VARIANTS, Packaged, find_variant, list_models
+from efficientsam3.masks.tiles import parse_tile
+from efficientsam3.variants import Packaged, find_variant, list_models
 
 from ..labels import ERROR_FIELD
 from ..ownership.merge import ADD, EXISTING, MEANINGS, OVERLAP, REPLACE
 from ..runs.checks import check_field, check_samples, whole_samples
-from ..runs.run import recall_speed
+from .models import default_model, describe_model
 from .texts import read_class_text, split_phrases
-
-FALLBACK_MODEL = "efficientsam3-tinyvit-11m"
 
 CLASSES = "dataset_classes"
 """The field of a form for concepts that are chosen among the classes of the dataset."""
@@ -300,17 +299,45 @@ class Form:
                 only=True,
             )
 
-    def threshold(self) -> None:
-        """Ask for the lowest score."""
+    def share(self, key: str, label: str, description: str, default: float | None = None) -> None:
+        """Ask for a number from 0 to 1.
+
+        Args:
+            key: the field of the form.
+            label: its title.
+            description: what it means.
+            default: its value by default.
+        """
         self.inputs.float(
-            "threshold",
-            default=0.5,
-            label="Threshold",
-            description="The lowest score of an instance",
+            key,
+            required=False,
+            default=default,
+            label=label,
+            description=description,
             min=0.0,
             max=1.0,
             view=score_slider(),
         )
+
+    def threshold(
+        self, description: str = "The lowest score of an instance", default: float = 0.5
+    ) -> None:
+        """Ask for the lowest score.
+
+        Args:
+            description: what it means.
+            default: its value by default.
+        """
+        self.share("threshold", "Threshold", description, default)
+
+    def tile(self) -> None:
+        """Ask for tiles of large pictures."""
+        self.text(
+            "tile",
+            "Tiles of large pictures",
+            "auto, or the side of a tile in pixels, such as 1008; small things are found then",
+        )
+        self.check("tile", parse_tile, self.get("tile"))
 
     def classes(self) -> None:
         """Ask for classes of several phrases, in a text such as "vehicle: car, truck"."""
@@ -324,14 +351,10 @@ class Form:
 
     def suppression(self) -> None:
         """Ask how far masks may overlap."""
-        self.inputs.float(
+        self.share(
             "nms",
-            required=False,
-            label="Overlap of masks",
-            description="Optional: of two masks of a class that overlap by more, one is kept",
-            min=0.0,
-            max=1.0,
-            view=score_slider(),
+            "Overlap of masks",
+            "Optional: of two masks of a class that overlap by more, one is kept",
         )
         self.inputs.bool(
             "class_agnostic",
@@ -364,14 +387,11 @@ class Form:
             {way: MEANINGS[way] for way in ways},
         )
         if self.get("existing") in (ADD, REPLACE):
-            self.inputs.float(
+            self.share(
                 "overlap",
+                "Same object from",
+                "A new label with this IoU or more with one that is there is left out",
                 default=OVERLAP,
-                label="Same object from",
-                description="A new label with this IoU or more with one that is there is left out",
-                min=0.0,
-                max=1.0,
-                view=score_slider(),
             )
 
     def key(self, ways: Mapping[str, str]) -> None:
@@ -420,37 +440,6 @@ def _autocomplete(
     for name, title in titles.items():
         view.add_choice(name, label=title)
     return view
-
-
-def default_model(available: Iterable[str] | None = None) -> str:
-    """The model that needs no download, where there is one.
-
-    Args:
-        available: the models whose weights are on this machine. None: they are searched for.
-    """
-    known = set(cached_models() if available is None else available)
-    return EMBEDDED if EMBEDDED in known else min(known, default=FALLBACK_MODEL)
-
-
-def describe_model(name: str, available: bool) -> str:
-    """A model's name and size, and its speed where it is known.
-
-    Args:
-        name: the name of the model.
-        available: whether its weights are on this machine.
-    """
-    row = VARIANTS[name]
-    parts = [name]
-    if row.params_millions == row.params_millions:  # NaN: the model's folder is missing
-        parts.append(f"{row.params_millions:.0f} M parameters")
-    seconds = recall_speed(name) if available else None
-    if seconds is not None:
-        parts.append(f"{seconds:.2g} s an image here")
-    if isinstance(row.weights, Packaged):
-        parts.append("in the package" if available else "not in this installation")
-    else:
-        parts.append("on this machine" if available else "is downloaded first")
-    return " · ".join(parts)
 
 
 def label_fields(samples: Any, kinds: Sequence[type] = ()) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import fiftyone.operators as foo
+from fiftyone.operators import types
 
 from efficientsam3 import EfficientSam3Error
 
-from ..runs.field_lock import cancel_runs
+from ..runs.field_lock import cancel_runs, running_fields
 from ..runs.steps import RunError, Step, Steps, Summary, finish
 from ..runs.undo import list_runs, undo_run
 from .base import CANCEL, RunOperator, is_app, one_sentence
@@ -120,12 +121,18 @@ class CancelRuns(RunOperator):
         return {**summary, "message": message}
 
     def fill(self, form: Form) -> None:
-        """Ask for a field.
+        """Offer the runs that are going.
 
         Args:
             form: the form.
         """
-        form.text("field", "Field", "Optional: only the run that writes to this field")
+        running = running_fields(form.ctx.dataset)
+        if not running:  # an error of the form would hide the one of the operator
+            form.inputs.view("none", types.Notice(label="No run is writing to this dataset."))
+            return
+        known = list_runs(form.ctx.dataset)
+        labels = {field: known.get(key, field) for field, key in running.items()}
+        form.options("field", "Run", "The run that is to end", labels)
 
     def describe(self, summary: Summary) -> str:
         """Give the fields of the runs.

@@ -1,4 +1,4 @@
-"""The operators that segment images: by concepts, by prompts, and by selected examples."""
+"""The operators that segment images: by concepts, all things, by prompts, by selected examples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import fiftyone.core.fields as fof
 from fiftyone.operators import types
 
-from efficientsam3.masks.tiles import parse_tile
+from efficientsam3.everything import MAX_POINTS
 
 from ..runs.checks import SHAPE_LABELS, TEXT_LABELS, check_text_field, read_patches
 from ..runs.find_similar import find_similar
-from ..runs.segment import segment_concepts, segment_prompts
+from ..runs.segment import segment_concepts, segment_everything, segment_prompts
 from ..runs.steps import Summary
 from .base import RunOperator
 from .form import CLASS_PHRASES, Form, label_fields
@@ -63,12 +63,56 @@ class SegmentConcepts(RunOperator):
         form.threshold()
         form.integer("max_instances", "At most", "The best instances of an image", min=1)
         form.suppression()
-        form.text(
-            "tile",
-            "Tiles of large pictures",
-            "auto, or the side of a tile in pixels, such as 1008; small things are found then",
+        form.tile()
+        form.integer(
+            "batch_size",
+            "Images together",
+            "Images that are encoded together; 1 on a CPU, 16 elsewhere",
+            min=1,
         )
-        form.check("tile", parse_tile, form.get("tile"))
+        form.existing()
+        form.restart()
+        form.workers()
+
+
+class SegmentEverything(RunOperator):
+    """Segment all things without a word."""
+
+    NAME = "segment_everything"
+    LABEL = "EfficientSAM3: segment everything"
+    DESCRIPTION = "Gives each thing in the images a mask, without a word"
+    ICON = "select_all"
+    RUN = staticmethod(segment_everything)
+
+    def fill(self, form: Form) -> None:
+        """Ask for a model, a field for masks, the grid of points and limits.
+
+        Args:
+            form: the form.
+        """
+        form.target()
+        form.model()
+        form.masks_field("everything")
+        form.integer(
+            "points_per_side",
+            "Points along each side",
+            "More points find smaller things, and take longer",
+            min=1,
+            max=MAX_POINTS,
+            default=32,
+        )
+        form.threshold("The lowest predicted IoU of a mask", default=0.8)
+        form.share(
+            "stability_threshold",
+            "Stability",
+            "The lowest stability of a mask where its logits are cut higher or lower",
+            default=0.95,
+        )
+        form.share(
+            "nms", "Overlap of masks", "Of two masks that overlap by more, one is kept", default=0.7
+        )
+        form.integer("max_instances", "At most", "The best masks of an image", min=1)
+        form.tile()
         form.existing()
         form.restart()
         form.workers()

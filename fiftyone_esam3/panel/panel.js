@@ -443,6 +443,7 @@
       button("Accept", accept, { disabled: !shown.length, variant: "contained", color: "primary" }),
       button("Discard", () => send("discard"), { disabled: !work }),
       button("Undo", () => send("undo"), { disabled: !result?.undo }),
+      !!data.running?.length && button("Cancel runs", () => send("cancel"), { color: "error" }),
       !wide && button("Settings", () => set({ settings: !controls.settings })));
     const field = h(Choice, {
       label: "Accept into the field", options: choices?.fields || [], value: controls.label_field,
@@ -481,9 +482,7 @@
       style: { flex: 1, minWidth: 0, minHeight: 260, display: "flex", flexDirection: "column",
         position: "relative" },
     }, message, h("div", { style: { height: 4 } }, busy && h(mui.LinearProgress)),
-    picture && h(Picture, {
-      scene, busy, setDrag, onHover: setHover, onClick: click, onBox: box,
-    })));
+    picture && h(Picture, { scene, busy, setDrag, onHover: setHover, onClick: click, onBox: box })));
   }
 
   function describe({ shape, taken, chosen }, first) {

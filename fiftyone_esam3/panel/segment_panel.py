@@ -26,12 +26,13 @@ from efficientsam3.checkpoints.hub import cached_models
 from ..labels import describe_error, to_labels
 from ..model_cache import MODEL_LOCK, is_loaded, load_for_run
 from ..operators.form import (
-    default_model,
     existing_classes,
     label_fields,
 )
+from ..operators.models import default_model
 from ..operators.texts import split_phrases
 from ..runs.checks import check_field
+from ..runs.field_lock import cancel_runs, running_fields
 from ..runs.steps import RunError
 from .accepted import Accepted, accept_labels, find_accepted, take_accepted_back
 from .shown import show
@@ -88,7 +89,7 @@ class SegmentPanel(foo.Panel):
     LABEL = "EfficientSAM3"
 
     EVENTS: ClassVar[tuple[str, ...]] = (
-        *("open", "find", "click", "box", "next_object", "undo", "discard", "accept"),
+        *("open", "find", "click", "box", "next_object", "undo", "discard", "accept", "cancel"),
     )
     """The events that panel.js sends."""
 
@@ -295,6 +296,18 @@ class SegmentPanel(foo.Panel):
             message += f"; {_labels(params['taken'])} there already"
         return message
 
+    @_handler
+    def cancel(self, ctx: Any) -> str:
+        """End the runs that are writing to the dataset.
+
+        Args:
+            ctx: FiftyOne's execution context.
+        """
+        fields = cancel_runs(ctx.dataset)
+        if not fields:
+            raise RunError("no run is writing to this dataset any more")
+        return f"the runs on {', '.join(fields)} end after the images in hand"
+
     # State and model ------------------------------------------------------------------------
 
     def _state(self, ctx: Any) -> PanelState | None:
@@ -350,6 +363,7 @@ class SegmentPanel(foo.Panel):
             data["message"] = _message("show", error)
         data |= shown
         data["loaded"] = is_loaded(_model_name(ctx))
+        data["running"] = [] if ctx.dataset is None else sorted(running_fields(ctx.dataset))
         return data
 
 

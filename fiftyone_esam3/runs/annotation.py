@@ -32,7 +32,8 @@ def prepare_annotation(
         ``fields``, and ``classes``: the classes of each schema.
 
     Raises:
-        RunError: no field is named, one does not exist, or one has a schema.
+        RunError: no field is named, one does not exist, one has a schema, or one has labels that
+            Annotate does not edit.
     """
     dataset = samples._root_dataset
     if not fields:
@@ -41,17 +42,31 @@ def prepare_annotation(
     for name in fields:
         check_field(dataset, name, kinds=(fol.Label,))
         check_key(known, name, "a label schema of the field", existing, (ADD, OVERWRITE))
-    classes = {}
+    classes, schemas = {}, {}
     for done, name in enumerate(fields):
         yield Step(done, len(fields), f"reading the labels in {name}")
-        schema = _without(dataset.generate_label_schemas(name), machine_attributes(dataset))
+        schema = _without(_generate(dataset, name), machine_attributes(dataset))
         if existing == ADD and name in known:
             schema = _extended(known[name], schema)
+        schemas[name] = schema
+    for name, schema in schemas.items():
         dataset.update_label_schema(name, schema, allow_new_attrs=True, allow_new_fields=True)
         classes[name] = [str(label) for label in schema.get("classes") or []]
     if activate:
         dataset.activate_label_schemas(fields)
     return {"fields": fields, "classes": classes}
+
+
+def _generate(dataset: Any, name: str) -> dict[str, Any]:
+    """The schema of a field from its labels."""
+    try:
+        return dict(dataset.generate_label_schemas(name))
+    except ValueError as error:
+        kind = dataset.get_field(name).document_type.__name__
+        raise RunError(
+            f"Annotate does not edit {kind}, which the field {name!r} holds: choose a field of "
+            "Detections, Classifications or Polylines"
+        ) from error
 
 
 def _without(schema: dict[str, Any], names: Collection[str]) -> dict[str, Any]:

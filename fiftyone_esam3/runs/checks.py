@@ -8,8 +8,10 @@ from typing import Any
 import fiftyone.core.fields as fof
 import fiftyone.core.labels as fol
 import fiftyone.core.media as fomm
+import fiftyone.core.odm as foo
 
 from efficientsam3.errors import shorten
+from efficientsam3.values import is_whole
 
 from ..ownership.merge import ADD, OVERWRITE, REFUSE
 from .steps import RunError
@@ -19,6 +21,26 @@ SHAPE_LABELS = (fol.Detections, fol.Detection, fol.Keypoints, fol.Keypoint)
 
 TEXT_LABELS = (fol.Classification, fol.Classifications, fol.Detections, fol.Detection)
 """Labels whose class names can be concepts."""
+
+
+def refresh(dataset: Any) -> None:
+    """Read the fields and runs of a dataset again if another process has added or deleted some.
+
+    FiftyOne does not notice that by itself, so that a field with labels of people would be taken
+    for a new one. Edits of samples in memory that are not saved are kept.
+
+    Args:
+        dataset: the dataset.
+    """
+    known = dataset._doc
+    query = {"sample_fields.name": True, "frame_fields.name": True, "runs": True}
+    stored = foo.get_db_conn().datasets.find_one({"_id": known.id}, query) or {}
+    is_same = stored.get("runs", {}).keys() == (known.runs or {}).keys()
+    for kind in ("sample_fields", "frame_fields"):
+        names = {field["name"] for field in stored.get(kind) or ()}
+        is_same = is_same and names == {field.name for field in getattr(known, kind) or ()}
+    if stored and not is_same:
+        dataset._reload(hard=True)
 
 
 def check_samples(samples: Any, media: str = "image") -> None:
@@ -31,6 +53,7 @@ def check_samples(samples: Any, media: str = "image") -> None:
     Raises:
         RunError: there are no samples, the view holds patches or clips, or the media type differs.
     """
+    refresh(samples._root_dataset)
     if samples._is_patches or samples._is_clips:
         kind = "patches" if samples._is_patches else "clips"
         raise RunError(
@@ -110,6 +133,7 @@ def check_field(
         RunError: the field cannot be used; the message lists the fields that can.
     """
     _check_text(name, "the name of a field")
+    refresh(samples._root_dataset)
     # Images have no schema of frames.
     schema = (samples.get_frame_field_schema() or {}) if frames else samples.get_field_schema()
     if name not in schema:
@@ -169,8 +193,7 @@ def check_workers(num_workers: int) -> None:
     Raises:
         RunError: it is no whole number from 0.
     """
-    is_whole = isinstance(num_workers, int) and not isinstance(num_workers, bool)
-    if not is_whole or num_workers < 0:
+    if not is_whole(num_workers):
         raise RunError(f"num_workers is a number of threads from 0; got {shorten(num_workers)}")
 
 

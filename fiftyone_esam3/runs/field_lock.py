@@ -68,6 +68,25 @@ class FieldLock:
             self.store.delete(self.key)
 
 
+def running_fields(dataset: Any) -> dict[str, str]:
+    """The fields that runs are writing to, in any process.
+
+    Args:
+        dataset: the dataset.
+
+    Returns:
+        the key of the run by the name of its field.
+    """
+    store = ExecutionStore.create(STORE, dataset_id=dataset._doc.id)
+    found = {key: store.get(key) for key in store.list_keys() if key.startswith(LOCK)}
+    now = time.time()
+    return {
+        key.removeprefix(LOCK): held["run_key"]
+        for key, held in found.items()
+        if held is not None and held["until"] >= now
+    }
+
+
 def cancel_runs(dataset: Any, field: str | None = None) -> list[str]:
     """End the runs that are writing to a dataset, in any process.
 
@@ -82,15 +101,11 @@ def cancel_runs(dataset: Any, field: str | None = None) -> list[str]:
         the fields of the runs.
     """
     store = ExecutionStore.create(STORE, dataset_id=dataset._doc.id)
-    fields = []
-    for key in store.list_keys():
-        held = store.get(key) if key.startswith(LOCK) else None
-        name = key.removeprefix(LOCK)
-        if held is None or held["until"] < time.time() or field not in (None, name):
-            continue
-        store.set(f"cancel {key}", held["run_key"], ttl=round(LOCK_SECONDS))
-        fields.append(name)
-    return fields
+    running = running_fields(dataset)
+    chosen = [name for name in running if field in (None, name)]
+    for name in chosen:
+        store.set(f"cancel {LOCK}{name}", running[name], ttl=round(LOCK_SECONDS))
+    return chosen
 
 
 class DatasetWatch:

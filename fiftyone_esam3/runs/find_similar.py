@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import efficientsam3 as es3
-from efficientsam3.errors import format_numbers
+from efficientsam3.errors import format_numbers, shorten
 from efficientsam3.io.images import read_rgb
 from efficientsam3.prompts import check_limits
 
@@ -178,6 +178,14 @@ def read_examples(
     Raises:
         RunError: no label is selected, all were deleted, none is positive, or one has no box.
     """
+    keys = ("sample_id", "field", "label_id")
+    if isinstance(selected, str) or not all(
+        isinstance(one, Mapping) and all(key in one for key in keys) for one in selected
+    ):
+        raise RunError(
+            f"selected is a list of labels, each with {', '.join(keys)}, as "
+            f"session.selected_labels gives them; got {shorten(selected)}"
+        )
     if not selected:
         raise RunError(
             "no labels are selected; open a sample, click on boxes or masks, and try again, or "
@@ -210,11 +218,9 @@ def read_examples(
 
 def _find_label(sample: Any, selected: Mapping[str, Any]) -> Any:
     held = sample[selected["field"]]
-    listed = held.detections if isinstance(held, fol.Detections) else [held]
-    matches = (d for d in listed if d is not None and d.id == selected["label_id"])
-    label = next(matches, None)
-    if label is not None and not isinstance(label, fol.Detection):
+    if held is not None and not isinstance(held, (fol.Detections, fol.Detection)):
         raise RunError(
-            f"the field {selected['field']!r} holds {type(label).__name__}; examples are detections"
+            f"the field {selected['field']!r} holds {type(held).__name__}; examples are detections"
         )
-    return label
+    listed = held.detections if isinstance(held, fol.Detections) else [held]
+    return next((d for d in listed if d is not None and d.id == selected["label_id"]), None)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from fiftyone.core.collections import SaveContext
 
 from efficientsam3 import EfficientSam3Error, ImageModel, PromptError
+from efficientsam3.io.batches import batched
+from efficientsam3.prompts import check_batch_size, read_batch_size
 
-from ..image_items import Item
+from ..image_items import Item, encode_items
 from ..labels import ERROR_FIELD, describe_error
 from ..model_cache import MODEL_LOCK
 from ..ownership.merge import (
@@ -56,6 +59,13 @@ class ImageTask(Protocol):
 
     field: str
     prompt_fields: Mapping[str, str]
+
+    def images_together(self, core: ImageModel) -> int:
+        """The number of images that go through the model together.
+
+        Args:
+            core: the model.
+        """
 
     def plan(self, images: SampleReader, ids: Sequence[str], run: Run, restart: bool) -> list[str]:
         """The samples that are not done.
@@ -108,9 +118,12 @@ class LabelTask:
         prompt_fields: fields that hold prompts, by the keys of ``PROMPT_KEYS``.
         existing: what happens to labels that are there; see ``merge_labels``.
         overlap: see ``merge_labels``.
+        batch_size: the number of images that are encoded together. 1: ``answer`` encodes each.
+            None: see ``read_batch_size``.
 
     Raises:
         ArgumentError: ``existing`` or ``overlap`` has a wrong value.
+        PromptError: ``batch_size`` has one.
     """
 
     def __init__(
@@ -122,8 +135,10 @@ class LabelTask:
         prompt_fields: Mapping[str, str] | None = None,
         existing: str = REFUSE,
         overlap: float = OVERLAP,
+        batch_size: int | None = 1,
     ) -> None:
         check_existing(existing, overlap)
+        self._batch_size = None if batch_size is None else check_batch_size(batch_size)
         self.field = field
         self.prompt_fields: Mapping[str, str] = dict(prompt_fields or {})
         self._questions, self._answer = questions, answer
@@ -233,7 +248,7 @@ class LabelTask:
         results: dict[str, tuple[Found | None, str]] = {}
         marks = {s.id: mark_files([s.filepath]) for s in samples}
         jobs = ((s.filepath, images.prompts(s)) for s in samples)
-        for sample, item in zip(samples, reader.read(jobs), strict=True):
+        for sample, item in zip(samples, self._read(core, reader.read(jobs)), strict=True):
             try:
                 if item.error is not None:
                     raise item.error
@@ -256,6 +271,24 @@ class LabelTask:
                     writer.fail(sample, message)
                     run.reasons[message.split(":")[0]] += 1
                 context.save(sample)
+
+    def images_together(self, core: ImageModel) -> int:
+        """The number of images that are encoded together.
+
+        Args:
+            core: the model.
+        """
+        return read_batch_size(self._batch_size, core.device)
+
+    def _read(self, core: ImageModel, items: Iterator[Item]) -> Iterator[Item]:
+        """Encode items together, where more than one is wanted and that does not fail."""
+        size = self.images_together(core)
+        for batch in batched(items, size):
+            if len(batch) > 1:
+                # Where this fails, each fails, or not, when it is answered.
+                with suppress(*SAMPLE_ERRORS), MODEL_LOCK:
+                    batch = encode_items(core, batch, size)
+            yield from batch
 
     def finish(self, dataset: Any) -> dict[str, Any]:
         """Declare the attributes of the labels, and count.
@@ -300,6 +333,14 @@ class ValueTask:
         self.prompt_fields: Mapping[str, str] = {}
         self._mark_field = mark_field
         self.replaced: set[str] = set()
+
+    def images_together(self, core: ImageModel) -> int:
+        """1.
+
+        Args:
+            core: the model.
+        """
+        return 1
 
     def plan(self, images: SampleReader, ids: Sequence[str], run: Run, restart: bool) -> list[str]:
         """The samples that are not done, and those whose images were replaced since.

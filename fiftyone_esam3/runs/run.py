@@ -236,7 +236,7 @@ def run_over_images(
     with run, ImageReader(num_workers) as reader:
         todo = task.plan(images, ids, run, restart)
         run.begin(len(todo))
-        size = 1
+        size = least = task.images_together(core)
         yield run.step(run.first_note())
         if run.shared:  # the two runs meet in the middle
             todo.reverse()
@@ -245,7 +245,7 @@ def run_over_images(
             began = time.monotonic()
             run.do_part(partial(task.process, images, chunk, core, reader, run, restart))
             run.done += len(chunk)
-            size = _next_size(size, time.monotonic() - began)
+            size = max(least, _next_size(size, time.monotonic() - began))
             yield run.step(run.pace())
     summary = run.summary(**task.finish(dataset))
     remember_speed(summary)
@@ -315,5 +315,7 @@ def count_instances(samples: Any, field: str) -> dict[str, int]:
         samples: a dataset or a view.
         field: a field with ``Detections``.
     """
+    if samples.get_field(field) is None:  # a run that was cancelled at once has not made it
+        return {}
     counts = samples.count_values(f"{field}.detections.label").items()
     return {str(name): int(n) for name, n in sorted(counts, key=lambda item: -item[1])[:20]}

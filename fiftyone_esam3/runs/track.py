@@ -92,7 +92,8 @@ def track_video(
     label_field = label_field.removeprefix("frames.")
     classes = read_classes(concepts) or {}
     check_limits(threshold)
-    track_settings = make_settings(threshold, nms, class_agnostic, overlap_metric, cuts, presence)
+    values = (threshold, nms, class_agnostic, overlap_metric, cuts, presence)
+    make_settings(*values)  # raises before the model is loaded
     check_field(samples, label_field, kinds=(fol.Detections,), new=True, frames=is_video)
     clips = list(read_clips(samples, is_video, order_field, sequence_field))
     yield Step(0, len(clips), f"loading {model}")
@@ -113,7 +114,7 @@ def track_video(
             plain_concepts({name: classes[name] for name in asked}),
             tracker=tracker,
             detect_every=detect_every,
-            settings=track_settings,
+            settings=make_settings(*values, core),
         )
         return track_clip(clip_tracker, clip.source)
 

@@ -12,6 +12,7 @@ from fiftyone.core.collections import SaveContext
 from ..ownership.record import RECORD_ATTRIBUTE, machine_attributes
 from ..ownership.replaced import ReplacedLabels
 from ..ownership.take_back import take_back
+from .checks import refresh
 from .field_lock import DatasetWatch, FieldLock
 from .label_writer import key_of
 from .run import ACCEPTED
@@ -29,6 +30,7 @@ def list_runs(dataset: Any) -> dict[str, str]:
     Returns:
         one sentence for each run, by its key: when it ran, the field, and what it was asked.
     """
+    refresh(dataset)
     known = [key for key in dataset.list_runs() if key.startswith("esam3_")]
     infos = [dataset.get_run_info(key) for key in known]
     out = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import fiftyone.core.frame as fofr
@@ -24,7 +23,7 @@ from efficientsam3.outputs import OBJECT
 from efficientsam3.prompts import check_limits
 from efficientsam3.segmenter import VISUAL
 
-from ..image_items import FixedSize, ImageGetItem, Item, make_item
+from ..image_items import FixedSize, ImageGetItem, Item, encode_items, make_item
 from ..inference import segment_concepts, segment_objects, segment_prompted
 from ..labels import ERROR_FIELD, describe_error, to_detections
 from ..ownership.merge import Found, group_by_class
@@ -226,18 +225,11 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
         samples = [None] * len(imgs) if samples is None else samples
         items = [self._read_item(img, one) for img, one in zip(imgs, samples, strict=True)]
         if len(items) > 1 and self.config.tile is None:
-            self._encode_together(items)
+            items = encode_items(self._model, items)
         return [
             self._predict_one(img, sample, item)
             for img, sample, item in zip(imgs, samples, items, strict=True)
         ]
-
-    def _encode_together(self, items: list[Item]) -> None:
-        """Encode the images of a batch, in place of the pixels."""
-        good = [i for i, item in enumerate(items) if item.error is None]
-        encoded = self._model.encode([items[i].image for i in good])
-        for i, image in zip(good, encoded, strict=True):
-            items[i] = replace(items[i], image=image)
 
     def _predict_one(self, img: Any, sample: Any, item: Item) -> fol.Detections | None:
         error, labels = item.error, None

@@ -199,7 +199,13 @@ class EfficientSam3Video(PromptedModel, fom.Model):
             tracker=c.tracker,
             detect_every=c.detect_every,
             settings=make_settings(
-                c.min_score(), c.nms, c.class_agnostic, c.overlap_metric, c.cuts, c.presence
+                c.min_score(),
+                c.nms,
+                c.class_agnostic,
+                c.overlap_metric,
+                c.cuts,
+                c.presence,
+                self.core,
             ),
         )
         first = self.config.text_frame_idx - 1 if concepts else min(prompts, default=0)

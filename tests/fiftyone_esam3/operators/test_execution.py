@@ -89,14 +89,34 @@ def test_the_app_gets_progress_and_the_result(dataset: Any, tiny_folder: Path) -
     messages = execute_in_app(dataset, "segment_concepts", model=str(tiny_folder), **everything())
     names = [m["operator_uri"].rpartition("/")[2] for m in messages]
     assert names[0] == "set_progress" and names[-2:] == ["reload_dataset", "notify"]
-    progress = [m["params"]["progress"] for m in messages if "progress" in m["params"]]
+    shown = [m["params"].get("results", m["params"]) for m in messages]
+    progress = [one["progress"] for one in shown if "progress" in one]
     assert progress == sorted(progress) and progress[-1] == 1
-    labels = [m["params"]["label"] for m in messages if "progress" in m["params"]]
-    ways = ["run 'EfficientSAM3: cancel runs' in another tab" in label for label in labels]
-    assert any(ways) and not ways[0] and not ways[-1], "while there is a run to cancel"
+    buttons = [m["params"]["outputs"] for m in messages if "outputs" in m["params"]]
+    assert 0 < len(buttons) < len(progress), "while there is a run to cancel"
     assert messages[-1]["params"]["variant"] == "warning"
     dataset.reload()
     assert len(dataset.exists("esam3")) == 3
+
+
+def test_a_run_is_cancelled_by_the_button_of_its_dialog(
+    dataset: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MAX_CHUNK", 1)
+    params = {"model": str(tiny_folder), **everything()}
+    request = {"dataset_name": dataset.name, "view": [], "filters": {}, "params": params}
+    uri = f"{PLUGIN}/segment_concepts"
+    pressed, last = 0, {}
+    for message in asyncio.run(execute_or_delegate_operator(uri, request)).result:
+        last = message.body.to_json()["params"]
+        if "outputs" in last and not pressed:
+            button = last["outputs"]["type"]["properties"]["cancel_runs"]["view"]
+            assert button["label"].startswith("Cancel") and button["params"] == {"field": "esam3"}
+            press = {**request, "params": button["params"]}
+            asyncio.run(execute_or_delegate_operator(button["operator"], press))
+            pressed += 1
+    assert pressed == 1 and "cancelled: 4 are left" in last["message"]
+    assert not dataset.has_sample_field("esam3")
 
 
 def test_a_run_is_cancelled_in_another_tab(dataset: Any) -> None:
@@ -110,6 +130,8 @@ def test_a_run_is_cancelled_in_another_tab(dataset: Any) -> None:
     _, said = cancel()
     assert "no run is writing to this dataset" in said[0]["message"]
     lock = FieldLock(dataset, "esam3", "a run")
+    offered = resolve_form(dataset, "cancel_runs").type.properties["field"].view.to_json()
+    assert [choice["value"] for choice in offered["choices"]] == ["esam3"]
     result, said = cancel()
     assert said[0]["message"] == "the runs on esam3 end after the images in hand"
     assert not result.is_generator and lock.is_cancelled()

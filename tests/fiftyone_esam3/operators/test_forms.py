@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fiftyone.operators import types
 
-from fiftyone_esam3.operators.form import CLASS_PHRASES, CLASSES, describe_model
+from fiftyone_esam3.operators.form import CLASS_PHRASES, CLASSES
+from fiftyone_esam3.operators.models import describe_model
 from fiftyone_esam3.operators.texts import split_phrases
 from fiftyone_esam3.plugin import OPERATORS
 from fiftyone_esam3.runs import run as runs
@@ -48,7 +49,7 @@ def test_fields_of_a_form_are_arguments_of_the_run(dataset: Any, operator: Any) 
     """Fields with a value; others are notices and the choice of samples."""
     arguments = inspect.signature(operator.RUN).parameters
     shown = resolve_form(dataset, operator.NAME).type.properties
-    views = {"view_target", "examples", "refused", CLASSES, CLASS_PHRASES, "only_selected"}
+    views = {"view_target", "examples", "refused", "none", CLASSES, CLASS_PHRASES, "only_selected"}
     assert set(shown) - views <= set(arguments)
 
 

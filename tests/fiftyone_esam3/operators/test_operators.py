@@ -30,6 +30,8 @@ from fiftyone_esam3.runs.steps import RunError
 from ..conftest import READABLE, UNREADABLE, make_picture
 from .calls import Run, everything
 
+GRID: dict[str, Any] = {"points_per_side": 2, "threshold": 0.0, "stability_threshold": 0.0}
+
 # Registration ---------------------------------------------------------------------------------
 
 
@@ -146,6 +148,46 @@ def test_threads_read_images_in_order(dataset: Any, run: Run) -> None:
             assert [d.confidence for d in one.detections] == [d.confidence for d in two.detections]
 
 
+@pytest.mark.slow
+def test_images_are_encoded_together(
+    dataset: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, counts = es3.ImageModel.encode, []
+
+    def listen(self: Any, images: Any, **options: Any) -> Any:
+        if isinstance(images, list):
+            counts.append(len(images))
+        return real(self, images, **options)
+
+    run("segment_concepts", **everything())
+    assert not counts, "one by one on a CPU"
+    monkeypatch.setattr(es3.ImageModel, "encode", listen)
+    monkeypatch.setattr(runs, "CHUNK_SECONDS", 1e6)
+    summary = run("segment_concepts", **everything(label_field="together", batch_size=4))
+    assert max(counts) > 1 and (summary["done"], summary["failed"]) == (3, 1)
+    for sample in dataset:
+        one, two = sample.esam3, sample.together
+        assert (one is None) == (two is None)
+        if one is not None:
+            scores = [[d.confidence for d in found.detections] for found in (one, two)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    with pytest.raises(es3.PromptError, match="batch_size is a whole number from 1"):
+        next(segment_concepts(dataset, "cat", label_field="no", model="x", batch_size=0))
+
+
+def test_everything_is_segmented(dataset: Any, run: Run, tiny_folder: Path) -> None:
+    summary = run("segment_everything", **GRID, max_instances=3)
+    assert (summary["done"], summary["failed"]) == (3, 1)
+    assert summary["field"] == "everything" and set(summary["instances"]) == {"object"}
+    core = es3.load(tiny_folder, device="cpu")
+    found = core.segment_everything(dataset.first().filepath, **GRID, max_instances=3)
+    labels = dataset.first().everything.detections
+    assert [d.confidence for d in labels] == pytest.approx(found.scores.tolist(), abs=1e-6)
+    assert [d.mask.sum() for d in labels] == found.masks.sum((1, 2)).tolist()
+    assert run("segment_everything", **GRID, max_instances=3)["before"] == 3
+    assert run("segment_everything", **GRID, max_instances=2)["before"] == 0
+
+
 def test_the_dataset_records_each_run(dataset: Any, run: Run) -> None:
     """All labels name their run, and the dataset holds what the run was asked for."""
     summary = run("segment_concepts", **everything(concepts=["a.b"]))
@@ -233,6 +275,9 @@ def test_tags_and_attributes_make_examples_negative(dataset: Any, tiny_folder: P
     extra = [chosen[0]["label_id"]]
     with pytest.raises(RunError, match="no selected label shows what to look for"):
         find_similar.read_examples(dataset, chosen, extra)
+    other = [{**chosen[0], "field": "clicks"}]
+    with pytest.raises(RunError, match="'clicks' holds Keypoints; examples are detections"):
+        find_similar.read_examples(dataset, other)
 
 
 # compute_embeddings, evaluate, prepare_annotation ---------------------------------------------

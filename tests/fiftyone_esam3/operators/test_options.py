@@ -116,6 +116,7 @@ def execute_unchecked(dataset: Any, name: str, **params: Any) -> dict[str, Any]:
         ("track_objects", {"frame_numbers": 5}, "frame_numbers is a text or a list"),
         ("track_objects", {"frame_numbers": [0], "prompt_field": "boxes"}, "frames are whole"),
         ("prepare_annotation", {"fields": ["filepath"]}, "holds StringField; Label is needed"),
+        ("prepare_annotation", {"fields": ["boxes", "clicks"]}, "Annotate does not edit Keypoints"),
     ],
 )
 def test_values_of_wrong_types_are_named(
@@ -128,6 +129,7 @@ def test_values_of_wrong_types_are_named(
     fields = resolve_form(dataset, name, **params).type.properties
     shown = [field.error_message for field in fields.values() if field.invalid]
     assert not any("the log has the details" in str(error) for error in shown)
+    assert "boxes" not in dataset.label_schemas
 
 
 def test_a_text_of_phrases_is_split_at_commas_and_not_into_letters(

@@ -16,6 +16,7 @@ from efficientsam3.types import BitPatch, Instances
 from fiftyone_esam3.model_cache import MODEL_LOCK
 from fiftyone_esam3.panel.picture import GRID_SIDE, Shapes, grid_size
 from fiftyone_esam3.panel.state import ENCODED, LIKE_THIS, NOT_THIS, OBJECT_OFF, Recent
+from fiftyone_esam3.runs.field_lock import FieldLock
 
 from .client import PanelClient
 
@@ -157,6 +158,18 @@ def test_boxes_and_clicks_can_be_examples(
 def test_errors_are_shown_in_the_panel(client: PanelClient, method: str, message: str) -> None:
     client(method, corners=[0.1, 0.1, 0.1, 0.5])
     assert message in client.message and client.data["message"]["kind"] == "error"
+
+
+def test_runs_are_cancelled(client: PanelClient, dataset: Any) -> None:
+    assert client.data["running"] == []
+    client("cancel")
+    assert "no run is writing" in client.message
+    lock = FieldLock(dataset, "boxes", "a run")
+    client("open")
+    assert client.sent["running"] == ["boxes"], "so that the panel shows its button"
+    client("cancel")
+    assert "the runs on boxes end" in client.message and lock.is_cancelled()
+    lock.release()
 
 
 def test_a_click_while_the_model_is_busy(client: PanelClient) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -340,3 +342,47 @@ def test_a_filtered_field_is_written_whole(images: Any, run: Run, squares: list[
     view = images.filter_labels("found", fo.ViewField("label") == "nothing", only_matches=False)
     run(view, "food")
     assert names(images.first()) == ["food", "hippo", "hippo", "hippo"]
+
+
+@pytest.mark.parametrize("selected", ["boxes", ["boxes"], [{"label_id": "1"}]])
+def test_examples_that_are_no_selected_labels(images: Any, selected: Any) -> None:
+    with pytest.raises(RunError, match="each with sample_id, field, label_id"):
+        finish(find_similar(images, selected, model="efficientsam3-stickers"))
+
+
+# Another process --------------------------------------------------------------------------------
+
+
+def in_another_process(dataset: Any, code: str) -> None:
+    """Change a dataset where this process does not notice it."""
+    code = f"import fiftyone as fo; dataset = fo.load_dataset({dataset.name!r}); {code}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow  # another process imports FiftyOne
+def test_labels_of_people_that_another_process_wrote(images: Any, run: Run) -> None:
+    kept = images.first()
+    kept.tags.append("not saved yet")
+    in_another_process(
+        images,
+        "dataset.set_values('found', [fo.Detections(detections=[fo.Detection(label='hippo', "
+        "bounding_box=[0, 0, 0.5, 0.5])]) for _ in dataset])",
+    )
+    assert not images.has_sample_field("found"), "this process does not know the field"
+    with pytest.raises(ExistingLabelsError):
+        run(images, "hippo")
+    assert images.count_values("found.detections.label") == {"hippo": len(images)}
+    assert kept.tags == ["not saved yet"]
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_finished(images: Any, run: Run, tiny_folder: Path) -> None:
+    in_another_process(
+        images,
+        "from fiftyone_esam3.runs.segment import segment_concepts; list(segment_concepts(dataset, "
+        f"['hippo'], model={str(tiny_folder)!r}, label_field='found'))",
+    )
+    (key,) = list_runs(images)
+    summary = run(images, "hippo")
+    assert summary["before"] == len(images) and summary["run_key"] == key
+    assert finish(undo_run(images, key))["field"] == "found"
