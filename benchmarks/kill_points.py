@@ -2,6 +2,7 @@
 
     python benchmarks/kill_points.py                     # 200 points of each command
     python benchmarks/kill_points.py segment --points 20
+    python benchmarks/kill_points.py --seconds 300 --results counts.json  # adds to earlier runs
 
 A point is one of: ``kill -9`` before the n-th time that the command opens a file for writing,
 renames or deletes one; ``kill -9`` when a file reaches a size; ``kill -9`` after a time; and a disk
@@ -11,12 +12,14 @@ FiftyOne it is ``kill -9`` before the n-th command to the database, or after a t
 After the point, the same command runs without disturbance. Its results must equal those of a run
 that was never disturbed, byte for byte, and no other file may be there.
 
-Each run is a process that is forked from this one, which has imported the packages already.
+Each run is a process that is forked from this one, which has imported the packages already and,
+but for ``distill``, loaded the model.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import json
@@ -30,17 +33,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from kill_point_counts import Counts, Session
 from tiny_inputs import make_inputs
 
 from efficientsam3.cli.app import app
+from efficientsam3.cli.model_options import ModelOptions
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
 """Audit events of Python that change a folder."""
@@ -323,16 +327,9 @@ def _watch_operations(out: Path, point: Point | None) -> list[int]:
 # Points -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Counts:
-    """What became of the points of a command."""
-
-    points: Counter[str] = field(default_factory=Counter)
-    undisturbed: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-
-def disturb(command: Command, points: int, seed: int, folder: Path, *, may_mount: bool) -> Counts:
+def disturb(
+    command: Command, session: Session, seed: int, folder: Path, *, may_mount: bool
+) -> None:
     """Disturb a command at random points, and compare what the same command gives afterwards."""
     out = folder / "out"
     out.mkdir()
@@ -352,10 +349,11 @@ def disturb(command: Command, points: int, seed: int, folder: Path, *, may_mount
             + compare(expected, command.results(out))
         )
     seconds = min(whole.seconds, again.seconds)
-    choice, counts = random.Random(f"{seed} {command.name}"), Counts()
+    counts = session.counts
     kinds = [k for k in command.kinds if k != "full" or may_mount]
-    while sum(counts.points.values()) < points and counts.undisturbed < points + 20:
-        kind = kinds[(sum(counts.points.values()) + counts.undisturbed) % len(kinds)]
+    while not session.is_over():
+        choice = random.Random(f"{seed} {command.name} {counts.tried}")
+        kind = kinds[counts.tried % len(kinds)]
         at: float = {
             "operation": choice.randint(1, max(1, whole.operations)),
             "query": choice.randint(1, max(1, whole.operations)),
@@ -365,7 +363,6 @@ def disturb(command: Command, points: int, seed: int, folder: Path, *, may_mount
             "full": 4096 * choice.randint(1, 4 + sum(-(-size // 4096) for size in sizes)),
         }[kind]
         check(command, Point(kind, at), out, expected, counts)
-    return counts
 
 
 def check(
@@ -427,10 +424,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "commands", nargs="*", metavar="COMMAND", help=", ".join((*COMMANDS, *IN_FIFTYONE))
     )
-    parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--points", type=int, default=200, help="of each command")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for each command")
+    parser.add_argument("--results", type=Path, help="a file of counts, to which this run adds")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    ModelOptions.load = functools.lru_cache(ModelOptions.load)  # type: ignore[method-assign]
     may_mount, wrong = os.name == "posix" and can_mount(), 0
     if not may_mount:
         print("a full disk is not tried: mounting is not permitted here", flush=True)
@@ -439,24 +439,13 @@ def main(arguments: list[str] | None = None) -> int:
             inputs = Path(folder, "inputs")
             inputs.mkdir()
             make_inputs(inputs)
-            started = time.monotonic()
-            counts = disturb(
-                command_of(name, inputs),
-                given.points,
-                given.seed,
-                Path(folder),
-                may_mount=may_mount,
-            )
-        seconds = time.monotonic() - started
-        kinds = ", ".join(f"{n} by {kind}" for kind, n in sorted(counts.points.items()))
-        total = sum(counts.points.values())
-        print(
-            f"{name}: {total} points ({kinds}) in {seconds:.0f} s, {len(counts.wrong)} wrong",
-            flush=True,
-        )
-        for text in counts.wrong[:10]:
+            session = Session(name, given.points, given.seconds, given.results)
+            command = command_of(name, inputs)
+            disturb(command, session, given.seed, Path(folder), may_mount=may_mount)
+        print(f"{name}: {session.counts}", flush=True)
+        for text in session.counts.wrong[:10]:
             print("  " + text, flush=True)
-        wrong += len(counts.wrong)
+        wrong += len(session.counts.wrong)
     return 1 if wrong else 0
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from efficientsam3.io.atomic import replacing
 
 from .kinds import ALL
 from .runner import Case, Outcome, fuzz, inputs
@@ -21,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="time of all kinds together")
     parser.add_argument("--index", type=int, help="one input, in this process, with its traceback")
     parser.add_argument(
+        "--results", type=Path, help="a file of counts, to which this run adds further inputs"
+    )
+    parser.add_argument(
         "--failures",
         type=Path,
         default=Path("out/fuzz"),
@@ -33,19 +40,60 @@ def main(arguments: list[str] | None = None) -> int:
     count = given.count if given.count or given.seconds else 500
     wrong = 0
     print(f"{'kind':20} {'inputs':>8} {'answers':>8} {'seconds':>8} {'findings':>8}", flush=True)
+    earlier = Totals(given.results)
     for name in names:
         seconds = None if given.seconds is None else given.seconds / len(names)
         outcome = fuzz(
             ALL[name](),
             seed=given.seed,
-            start=given.start,
+            start=given.start + earlier.inputs(name, given.seed),
             count=count,
             seconds=seconds,
             failures=given.failures,
         )
         report(outcome)
+        earlier.add(outcome, given.seed)
         wrong += len(outcome.findings)
     return 1 if wrong else 0
+
+
+class Totals:
+    """The counts of all runs, in a file.
+
+    Args:
+        file: The file; None: nothing is kept.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.kinds: dict[str, Any] = {}
+        if file is not None and file.exists():
+            self.kinds = json.loads(file.read_text())
+
+    def inputs(self, kind: str, seed: int) -> int:
+        """How many inputs of a kind ran before.
+
+        Args:
+            kind: Name of the kind.
+            seed: Seed of the inputs.
+        """
+        return self.kinds.get(f"{kind} {seed}", {}).get("inputs", 0)
+
+    def add(self, outcome: Outcome, seed: int) -> None:
+        """Add the counts of a run.
+
+        Args:
+            outcome: What became of the inputs.
+            seed: Seed of the inputs.
+        """
+        if self.file is None:
+            return
+        kept = self.kinds.setdefault(f"{outcome.kind} {seed}", {})
+        for name in ("inputs", "answers", "seconds"):
+            kept[name] = kept.get(name, 0) + getattr(outcome, name)
+        kept["findings"] = [*kept.get("findings", []), *map(str, outcome.findings)]
+        with replacing(self.file) as temporary:
+            temporary.write_text(json.dumps(self.kinds, indent=1))
 
 
 def report(outcome: Outcome) -> None:

@@ -113,6 +113,7 @@ class Commands(Kind):
             else:
                 path.unlink()
         assert digest(self.home) == self.before, f"{line} has changed an input"
+        assert Path(os.devnull).is_char_device(), f"{line} has replaced {os.devnull}"
 
 
 KINDS = (Commands,)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from efficientsam3.build import ModelConfig, tiny_config
-from efficientsam3.checkpoints.assemble import load_folder
+from efficientsam3.checkpoints.assemble import load_folder, load_upstream
 from efficientsam3.checkpoints.read import Contents, read_state
 from efficientsam3.data.annotated_images import AnnotatedImages
 from efficientsam3.data.coco import CocoAnnotations
@@ -28,6 +29,7 @@ from efficientsam3.errors import (
     CheckpointError,
     DataError,
     EfficientSam3Error,
+    ImageError,
     MaskError,
     PromptError,
     RunFileError,
@@ -39,12 +41,14 @@ from efficientsam3.evaluate.predictions import Prediction, Predictions, read_pre
 from efficientsam3.evaluate.score import score_images
 from efficientsam3.io import rle
 from efficientsam3.io.frames import read_frames
+from efficientsam3.io.images import read_rgb
 from efficientsam3.prompts import read_object_prompts
 from efficientsam3.segment_files import SegmentRun
 from efficientsam3.train.checkpoint import load_checkpoint, save_checkpoint
 from efficientsam3.train.merge import PartialCheckpoint
 from efficientsam3.video.track_file import TrackFile, read_tracked
 
+from ..parity.upstream import released_keys
 from .annotations import Sa1b, Sav
 from .runs import Tracks, instances
 from .samples import COCO, HEIGHT, LVIS, SACO, WIDTH, picture
@@ -206,6 +210,17 @@ def test_a_column_of_captions_that_is_no_text_is_refused(tmp_path: Path) -> None
         read_phrases(tmp_path / "a.parquet")
 
 
+def test_a_column_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"re_caption": ["a"], "other": [1]}), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"other", b"oth\xffr"))
+    with pytest.raises(DataError, match="not parquet, or is cut short"):
+        read_phrases(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("masks", [{}, "x", [10**400], [[{}]], [[[]]]])
 def test_masks_that_are_no_numbers_are_refused(masks: Any) -> None:
     with pytest.raises(PromptError, match="masks are"):
@@ -288,6 +303,12 @@ def test_a_damaged_record_of_an_image_is_named(place: str, tmp_path: Path) -> No
         open_run()
 
 
+def test_labels_of_rows_of_several_lengths_are_refused() -> None:
+    labels = [[1], [1, 0], 1]
+    with pytest.raises(PromptError, match=r"one number for each; got \[\[1\], \[1, 0\], 1\]"):
+        read_object_prompts((48, 64), 24, None, [[[3, 4]]] * 3, labels, None)
+
+
 # Weights ------------------------------------------------------------------------------------------
 
 HEAD = "backbone.vision_backbone.trunk.model.head.0.weight"
@@ -303,6 +324,18 @@ def test_weights_without_axes_are_of_no_model(shape: tuple[int, ...], tmp_path: 
         Contents.read(tmp_path / "a.pt")
     torch.save({TABLE: torch.zeros(shape), WORDS: torch.zeros(shape)}, tmp_path / "b.pt")
     assert Contents.read(tmp_path / "b.pt").positions == 0
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 2, 8)])
+def test_a_table_of_positions_of_another_shape_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    keys = released_keys("repvit-m1.1", "mobileclip-s0", 16)
+    names = [name for name in keys if "trunk" in name or name.endswith(WORDS)]
+    state = {name: torch.zeros(()).expand(keys[name][0]) for name in names}
+    torch.save({**state, f"detector.{TABLE}": torch.zeros(shape)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="is damaged or of another model: context is"):
+        load_upstream(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("end", [b"h", b"\x8a", b"X\xff\xff\xff\xff", b"t", b"R", b"0", b"u."])
@@ -423,6 +456,37 @@ def test_an_archive_whose_entries_say_that_they_are_compressed_is_refused(
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="cannot be continued from"):
         load_checkpoint(path)
+
+
+def test_an_archive_whose_entry_says_that_it_is_a_folder_is_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 3, {"state": {"w": torch.arange(6.0)}}, keep=1)
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "w.pt")
+    for file in (path, tmp_path / "w.pt"):
+        data = bytearray(file.read_bytes())
+        entry = data.find(b"PK\x01\x02", data.find(b"PK\x01\x02"))
+        while not data[entry + 46 :].startswith((b"archive/data/0", b"w/data/0")):
+            entry = data.find(b"PK\x01\x02", entry + 1)
+        data[entry + 38] = 0x10  # its external attributes
+        file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="archive/data/0 is no plain file"):
+        load_checkpoint(path)
+    assert read_state(tmp_path / "w.pt")["w"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def test_an_avif_without_a_time_scale_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def divide(image: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", divide)
+    with pytest.raises(ImageError, match="division by zero"):
+        read_rgb(tmp_path / "a.png")
 
 
 # Videos -------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -180,9 +180,27 @@ def iou_matrix(rows: Sequence[CoarseMask], columns: Sequence[CoarseMask]) -> Arr
         rows: N masks.
         columns: M masks on the same grid.
     """
+    return _matrix(rows, columns, iou)
+
+
+def iom_matrix(rows: Sequence[CoarseMask], columns: Sequence[CoarseMask]) -> Array:
+    """Intersection over the smaller area of N masks with M masks on one grid: (N, M) in [0, 1].
+
+    Args:
+        rows: N masks.
+        columns: M masks on the same grid.
+    """
+    return _matrix(rows, columns, iom)
+
+
+def _matrix(
+    rows: Sequence[CoarseMask],
+    columns: Sequence[CoarseMask],
+    metric: Callable[[CoarseMask, CoarseMask], float],
+) -> Array:
     out = np.zeros((len(rows), len(columns)))
     for i, j in _touching(rows, columns):
-        out[i, j] = iou(rows[i], columns[j])
+        out[i, j] = metric(rows[i], columns[j])
     return out
 
 

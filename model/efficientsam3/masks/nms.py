@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import PromptError, shorten
 from ..types import Array, Instances
+from ..values import is_share
 from .coarse import CoarseMask, coarse_masks, overlap_matrix
 
 DEFAULT_NMS = 0.5
@@ -42,7 +43,7 @@ def non_max_suppression(
         PromptError: A value is out of its range.
     """
     check_overlap(class_agnostic, overlap_metric)
-    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+    if not is_share(threshold):
         raise PromptError(f"threshold is an overlap between 0 and 1; got {shorten(threshold)}")
     limits = (threshold, threshold, threshold if class_agnostic else None)
     return instances[nms_rows(instances, *limits, overlap_metric=overlap_metric)]

@@ -19,7 +19,6 @@ from .geometry import Exemplars
 from .interactive import InteractiveFeatures, InteractiveHead
 from .layers import cast
 from .masks import FoldedMaskHead, within
-from .memory import Memory
 from .neck import FoldedLevel, Neck
 from .positions import encode_grid
 from .student import StudentTrunk
@@ -35,7 +34,7 @@ class Detector(nn.Module):
     Args:
         parts: Modules by name: ``trunk``, ``neck``, ``text``, ``fusion``, ``decoder``, ``scoring``;
             and, where the weights have them, ``geometry``, ``masks``, ``interactive``,
-            ``interactive_neck``, ``propagation_neck``, ``memory``.
+            ``interactive_neck``, ``memory``, ``propagation_neck``, ``multiplex``.
     """
 
     def __init__(self, parts: dict[str, nn.Module]) -> None:
@@ -273,6 +272,10 @@ class Detector(nn.Module):
         bias: Tensor = self.part("decoder").presence_token_head.layers[-1].bias
         return bias
 
+    def object_bias(self) -> Tensor | None:
+        """The bias of the scores of objects, None: they are scalar products without a bias."""
+        return None
+
     def folded(self, dtype: torch.dtype, *, pooled: bool) -> FoldedDetector:
         """Make the inference form, see ``fold``.
 
@@ -304,8 +307,6 @@ class FoldedDetector(Detector):
             dict(learned.named_children()), {id(t): t for t in tensors}
         )
         neck = parts.pop("neck")
-        for unread in ("multiplex", "propagation_neck"):
-            parts.pop(unread, None)  # SAM3.1's tracker is not run
         super().__init__(parts)
         self.dtype = dtype
         self.eval()
@@ -330,11 +331,19 @@ class FoldedDetector(Detector):
         cast(self.part("fusion"), dtype)
         self.part("decoder").memory_dtype = dtype
 
-    def _fold_interactive(self, neck: Neck) -> nn.ModuleList:
-        masks = self.part("interactive").masks
-        after = [masks.conv_s0, masks.conv_s1, None]
-        levels = [FoldedLevel(neck.levels[i], neck.grid, self.dtype, after[i]) for i in range(3)]
-        return nn.ModuleList(levels)
+    def _read_levels(self, encoded: Tensor, neck_name: str, head: str) -> InteractiveFeatures:
+        """Compute what a mask decoder reads of a frame."""
+        with _FIRST_USE:
+            neck = self.part(neck_name)
+            if isinstance(neck, Neck):  # folded when first used: most sessions have no clicks
+                masks = self.part(head).masks
+                after = [masks.conv_s0, masks.conv_s1, None]
+                levels = zip(neck.levels, after, strict=False)
+                folded = [FoldedLevel(level, neck.grid, self.dtype, a) for level, a in levels]
+                neck = nn.ModuleList(folded)
+                setattr(self, neck_name, neck)
+        fine, middle, coarse = (level(encoded).float() for level in neck)
+        return InteractiveFeatures(coarse, middle, fine)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # nn.Module's own
         self._places = {}  # computed again on the new device
@@ -373,21 +382,31 @@ class FoldedDetector(Detector):
         Returns:
             The features.
         """
-        with _FIRST_USE:
-            neck = self.part("interactive_neck")
-            if isinstance(neck, Neck):  # folded when first used: most sessions have no clicks
-                neck = self.interactive_neck = self._fold_interactive(neck)
-        fine, middle, coarse = (level(encoded).float() for level in neck)
-        return InteractiveFeatures(coarse, middle, fine)
+        return self._read_levels(encoded, "interactive_neck", "interactive")
 
-    def tracker(self) -> tuple[InteractiveHead, Memory]:
-        """Return the interactive head and the memory, which is cast at the first call."""
-        memory = self.part("memory")
+    def read_tracked(self, encoded: Tensor) -> InteractiveFeatures:
+        """Compute the features of a frame in which SAM3.1 looks for objects.
+
+        Args:
+            encoded: (1, C, h, w) map of the image encoder.
+
+        Returns:
+            The features.
+        """
+        return self._read_levels(encoded, "propagation_neck", "multiplex")
+
+    def tracker(self, name: str = "memory") -> tuple[InteractiveHead, Any]:
+        """Return the interactive head and the memory, which is cast at the first call.
+
+        Args:
+            name: "memory" (SAM3) or "multiplex" (SAM3.1).
+        """
+        memory = self.part(name)
         with _FIRST_USE:
             if not self._memory_is_cast:
                 cast(memory.encoder, self.dtype)
                 cast(memory.attention, self.dtype)
-                if memory.perceiver is not None:
+                if name == "memory" and memory.perceiver is not None:
                     cast(memory.perceiver, self.dtype)
                 self._memory_is_cast = True
         return self.part("interactive"), memory

@@ -181,6 +181,11 @@ class LateDetector(Detector):
         bias: Tensor = self.part("decoder").presence.layers[-1].bias
         return bias
 
+    def object_bias(self) -> Tensor:
+        """The bias of the scores of objects, (1,), which a calibration changes."""
+        bias: Tensor = self.part("decoder").score.bias
+        return bias
+
     def folded(self, dtype: torch.dtype, *, pooled: bool) -> FoldedDetector:
         """Make the inference form, see ``fold``.
 

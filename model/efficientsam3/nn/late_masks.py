@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Mlp
+from .layers import Mlp, as_weights
 
 
 class PixelHead(nn.Module):
@@ -51,8 +51,9 @@ class PixelHead(nn.Module):
         Returns:
             (B, D, 4 * rows, 4 * columns).
         """
-        four, eight = fine
-        x = self.from_tokens(as_map(tokens, grid).to(self.from_tokens.weight.dtype))
+        # The image encoder may compute in half precision.
+        four, eight = (as_weights(x, self.lateral4.weight) for x in fine)
+        x = self.from_tokens(as_weights(as_map(tokens, grid), self.from_tokens.weight))
         x = upsample(x, eight.shape[-2:]) + self.lateral8(eight)
         x = self.smooth8(x.relu_()).relu_()
         x = upsample(self.down(x), four.shape[-2:]) + self.lateral4(four)

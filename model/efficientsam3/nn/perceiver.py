@@ -6,6 +6,8 @@ map that they cover. One set of layers serves both.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -167,6 +169,6 @@ class Perceiver(nn.Module):
 
     def _windows(self, x: Tensor) -> Tensor:
         """Cut (B, N, C) into windows (B * cells ** 2, N / cells ** 2, C), row by row."""
-        side = round(x.shape[1] ** 0.5) // self.cells
+        side = math.isqrt(int(x.shape[1])) // self.cells
         x = x.unflatten(1, (self.cells, side, self.cells, side)).transpose(2, 3)
         return x.reshape(-1, side**2, x.shape[-1])
