@@ -1,9 +1,12 @@
 """Measures what exemplars of the image, and of other images, find in scenes of stickers.
 
-    python benchmarks/exemplars.py --scenes 120 --table docs/tables/exemplars.md
+    python benchmarks/exemplars.py --scenes 160 --table docs/tables/exemplars.md
 
 A question is a scene and a concept that another scene shows large enough. Half of the questions are
 of concepts that the scene does not show. AP50 is COCO's, of masks, over all questions together.
+
+Then a category of several objects is asked for, with and without a negative box around one of them:
+how often the score of that object falls, and how often that of another one stays above it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from efficientsam3.evaluate import (
     Predictions,
     score_images,
 )
+from efficientsam3.masks.overlap import mask_iou
 from efficientsam3_stickers.recipes import common
 from efficientsam3_stickers.scenes import SceneObject
 
@@ -35,6 +39,8 @@ FIRST_SEED = 1000
 MIN_EXAMPLE, MIN_OBJECT = 900, 400
 """Least pixels of an example, and of the largest object of a concept that is asked for."""
 MIN_SCORE, THRESHOLD = 0.05, 0.5
+PAIRS = 200
+"""Pairs of a prompt without and with a negative box."""
 START, END = "<!-- table:exemplars -->", "<!-- /table:exemplars -->"
 
 Example = tuple[int, SceneObject]
@@ -127,9 +133,56 @@ def measure(questions: Sequence[Question], answer: Callable[[Question], Any]) ->
     return score_images(truth, Predictions(found), threshold=THRESHOLD).metrics
 
 
+def make_pairs(scenes: Sequence[Any]) -> list[tuple[int, str, SceneObject, SceneObject]]:
+    """Scenes and categories of two things in them: the number, the category, and two objects."""
+    out = []
+    for number, scene in enumerate(scenes):
+        large = [one for one in scene.objects if one.mask.sum() >= MIN_EXAMPLE]
+        for category in sorted({name for one in large for name in one.concept.categories}):
+            members = [one for one in large if category in one.concept.categories]
+            names = {one.concept.name for one in members}
+            if len(names) > 1:
+                negated = members[number % len(members)]
+                other = next(one for one in members if one.concept.name != negated.concept.name)
+                out.append((number, category, negated, other))
+    return out[:PAIRS]
+
+
+def score_of(found: es3.Instances, mask: Any) -> float:
+    """The highest score among the instances that cover an object, 0 where none does."""
+    return float(found.scores[mask_iou(found.masks, mask[None])[:, 0] >= 0.5].max(initial=0.0))
+
+
+def measure_negation(
+    model: es3.ImageModel, scenes: Sequence[Any], encoded: Sequence[es3.EncodedImage]
+) -> str:
+    """A table of what a negative box does to its object and to another one."""
+    lower = above = found = 0
+    for number, category, negated, other in make_pairs(scenes):
+        plain = model.segment(encoded[number], concepts=category, threshold=0)
+        prompt = {"boxes": negated.box[None], "box_labels": [0]}
+        changed = model.segment(encoded[number], concepts=category, threshold=0, **prompt)
+        before = score_of(plain, negated.mask)
+        if before == 0:
+            continue
+        found += 1
+        after = score_of(changed, negated.mask)
+        lower += after < before
+        above += score_of(changed, other.mask) > after
+    share, order = (100 * count / max(found, 1) for count in (lower, above))
+    return (
+        "| pairs | negated object scores lower | the other object scores above it |\n"
+        "|---|---|---|\n"
+        f"| {found} | {share:.0f} % | {order:.0f} % |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=120)
+    parser.add_argument(
+        "--negation-scenes", type=int, default=440, help="scenes of the pairs with a negative box"
+    )
     parser.add_argument("--model", default="efficientsam3-stickers")
     parser.add_argument("--table", type=Path, help="a Markdown file that gets the table")
     options = parser.parse_args()
@@ -151,7 +204,10 @@ def main() -> None:
         cells += [] if every is None else [f"{every['IL_MCC']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
         say(f"{lines[-1]} {time.perf_counter() - started:.0f} s")
-    table = "\n".join(lines)
+    more = range(options.scenes, options.negation_scenes)
+    scenes += [generator.scene(FIRST_SEED + number) for number in more]
+    encoded += [model.encode(scene.image) for scene in scenes[options.scenes :]]
+    table = "\n".join(lines) + "\n\n" + measure_negation(model, scenes, encoded)
     print(table)
     if options.table:
         put_table(table, options.table, START, END)

@@ -1,4 +1,4 @@
-"""Fine-tune the packaged model to twelve kinds of stickers that it was never trained on.
+"""Fine-tune a model to twelve kinds of stickers that the packaged one was never trained on.
 
 It needs the extras `train` and `scenes`, and the stickers of `efficientsam3 scenes fetch`.
 
@@ -58,6 +58,7 @@ def write_scenes(folder: Path, count: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/finetune"))
+    parser.add_argument("--model", default="efficientsam3-stickers", help="a name or a folder")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--steps", type=int, default=None)
     options = parser.parse_args(arguments)
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not (data / "coco.json").exists():
         write_scenes(data, options.scenes)
     result = finetune(
-        "efficientsam3-stickers",
+        options.model,
         data / "coco.json",
         data / "images",
         options.out / "run",

@@ -3,6 +3,7 @@
     python benchmarks/stickers.py --run out/stickers            # a folder of the recipe
     python benchmarks/stickers.py --model student=FOLDER --scenes 50
     python benchmarks/stickers.py --table docs/tables/stickers.md  # the table of what is measured
+    python benchmarks/stickers.py --run out/stickers --names recipe --json out/benchmarks/304.json
 
 It measures cgF1, pmF1, IL_MCC and COCO's AP of masks for each model and split, on --scenes scenes
 with up to eight phrases each, half of which are absent. As a baseline for unseen concepts, the same
@@ -57,6 +58,8 @@ SPLIT_TITLES = {
 }
 """Splits, and their titles in the table."""
 BASELINE = "unseen-concepts"
+RECIPE, ALL = "recipe", "all"
+"""Names of the 304 concepts of the recipe "stickers", or of all 1,300."""
 PHRASES = 8
 FIRST_SEED = 1000
 """Seed of the first scene; the recipe validates on those before it."""
@@ -172,16 +175,16 @@ class SceneQueries:
         )
 
 
-def held_out(split: str, count: int, size: int) -> Iterator[SceneQueries]:
-    """Scenes of the concepts of the recipe, the same for every model."""
-    generator = common.recipe_generator(size, split)
+def held_out(split: str, count: int, size: int, names: str = ALL) -> Iterator[SceneQueries]:
+    """Scenes of all concepts or those of the first recipe, the same for every model."""
+    generator = common.recipe_generator(size, split, every=names == ALL)
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         scene = generator.scene(seed)
         yield SceneQueries(scene, choose_queries(scene.queries, PHRASES, seed))
 
 
-def seen_names() -> list[str]:
-    return common.recipe_concepts(StickerArt.open(), "train")
+def seen_names(names: str) -> list[str]:
+    return common.recipe_concepts(StickerArt.open(), "train", every=names == ALL)
 
 
 # Measuring ----------------------------------------------------------------------------------------
@@ -264,6 +267,7 @@ def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
             "scenes": options.scenes,
             "phrases": PHRASES,
             "size": options.size,
+            "names": options.names,
             "art": StickerArt.open().fingerprint,
         }
         kept = content.get(name, {})
@@ -282,11 +286,12 @@ def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
                 say(f"{name}, {key}: measured before")
                 continue
             started = time.perf_counter()
-            model._read_text = MeanText(model, seen_names()) if mean else model._read_text  # type: ignore[method-assign]
-            asked = held_out(split, options.scenes, options.size)
+            if mean:
+                model._read_text = MeanText(model, seen_names(options.names))  # type: ignore[method-assign]
+            asked = held_out(split, options.scenes, options.size, options.names)
             result = evaluate(model, asked, functools.partial(progress, f"{name}, {key}", options))
             if mean:
-                del model._read_text  # type: ignore[attr-defined]  # the method of the class is used again
+                del model._read_text  # the method of the class is used again
             result["seconds"] = time.perf_counter() - started
             kept["splits"][key] = result
             write(options.json, content)
@@ -356,6 +361,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--splits", nargs="+", choices=list(SPLIT_TITLES), default=list(SPLIT_TITLES)
     )
     parser.add_argument("--size", type=int, default=common.RESOLUTION)
+    parser.add_argument(
+        "--names",
+        choices=[RECIPE, ALL],
+        default=ALL,
+        help="concepts of the scenes: all, or the 304 of the recipe stickers",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", help="number format; the fastest on this machine if omitted")
     parser.add_argument("--no-time", dest="time", action="store_false", help="do not measure time")

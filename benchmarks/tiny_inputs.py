@@ -12,8 +12,8 @@ from PIL import Image
 from efficientsam3 import ImageModel
 from efficientsam3.build import tiny_config
 
-IMAGES = 6
-FRAMES = 40
+IMAGES = 4
+FRAMES = 36
 """More than the frames that are tracked again after a stop."""
 
 

@@ -159,22 +159,38 @@ def _embed(
         list[str] | None,
         typer.Option("--concept", "-c", help="Concept for the comparison; repeat it for more."),
     ] = None,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Scenes of each split that decide whether it is better.")
+    ] = 64,
+    accept_worse: Annotated[
+        bool, typer.Option(help="Do not compare it with the packaged model on scenes.")
+    ] = False,
 ) -> None:
     """For developers: put a trained model into the package, in half precision.
 
-    It replaces the packaged model, or nothing changes.
+    It replaces the packaged model if it is at least as good, or nothing changes.
     """
     from rich.table import Table
 
     from .embed import embed as embed_model
 
     with status_console().status(f"embedding {folder}"):
-        report = embed_model(folder, EMBEDDED, image=image, concepts=tuple(concept or ()))
+        report = embed_model(
+            folder,
+            EMBEDDED,
+            image=image,
+            concepts=tuple(concept or ()),
+            scenes=scenes,
+            accept_worse=accept_worse,
+        )
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("parameters", f"{report.parameters / 1e6:.2f} M")
     table.add_row("size", f"{report.size / 1e6:.1f} MB of {report.max_bytes / 1e6:.0f} MB")
     for name, value in report.differences.items():
         table.add_row(f"rounding, {name}", f"{value:.2g}")
+    if report.scores:
+        for split, value in report.scores[0].items():
+            table.add_row(f"cgF1, {split}", f"{value:.1f}, before {report.scores[1][split]:.1f}")
     output_console().print(table)
     for remark in report.remarks:
         print_status(remark, "yellow")

@@ -17,10 +17,11 @@ from efficientsam3.errors import CheckpointError, EfficientSam3Error
 from efficientsam3.io.atomic import replacing_folder
 from efficientsam3.nn.detector import Detector
 from efficientsam3.predictor import ImageModel
-from efficientsam3.variants import Packaged, Variant, find_variant
+from efficientsam3.variants import WEIGHTS_FILE, Packaged, Variant, find_variant
 
 from .art import ArtError, ArtNotFoundError, StickerArt
 from .concepts import SPLITS
+from .embed_check import mean_score, validation_scores
 from .scenes import SceneGenerator
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class EmbeddingReport:
         differences: Largest differences that rounding made, by name: of probabilities, of boxes as
             shares of the image's side, and the share of mask pixels that changed sides.
         remarks: Where the model differs from its row of the table of models.
+        scores: cgF1 in percent of the new and of the earlier model by split, where they were
+            compared.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class EmbeddingReport:
     max_bytes: int
     differences: dict[str, float]
     remarks: tuple[str, ...] = ()
+    scores: tuple[dict[str, float], ...] = ()
 
 
 def embed(
@@ -66,8 +70,13 @@ def embed(
     image: Any = None,
     concepts: Sequence[str] = (),
     max_bytes: int = MAX_BYTES,
+    scenes: int = 64,
+    accept_worse: bool = False,
 ) -> EmbeddingReport:
     """Make a saved model the one that the package contains under a name.
+
+    It replaces an earlier one if it is at least as good on scenes of stickers that nothing was
+    trained on.
 
     Args:
         folder: Folder that ``ImageModel.save`` wrote.
@@ -76,6 +85,8 @@ def embed(
             there are stickers, else noise.
         concepts: Concepts for the comparison; empty: those of the scene, or a few common ones.
         max_bytes: Largest size.
+        scenes: Scenes of each split for the comparison with the earlier model.
+        accept_worse: Do not compare with the earlier model.
 
     Returns:
         What was put into the package.
@@ -84,7 +95,8 @@ def embed(
         WeightsNotFoundError: the folder has no saved model.
         CheckpointError: the saved model is damaged.
         EmbeddingError: the model is too large or lacks an ability, its outputs are not finite, or
-            the table has no folder for the name. The model that the package had stays.
+            the table has no folder for the name; or it is worse than the earlier model, or there
+            are no stickers to compare them. The model that the package had stays.
     """
     variant = find_variant(name)
     if not isinstance(variant.weights, Packaged):
@@ -103,6 +115,7 @@ def embed(
         example_concepts = DEFAULT_CONCEPTS
     concepts = tuple(concepts) or example_concepts
     before = _ground(name, config, net, image, concepts)
+    scores = () if accept_worse else _compare(Path(folder), target, scenes)
     with replacing_folder(target) as temporary:
         save_folder(temporary, variant.name, config, net, torch.float16)
         size = sum(file.stat().st_size for file in temporary.iterdir())
@@ -116,7 +129,27 @@ def embed(
         after = _ground(name, config, rounded, image, concepts)
         differences = compare_outputs(before, after)
     remarks = table_mismatches(variant, config)
-    return EmbeddingReport(target, parameters, size, max_bytes, differences, remarks)
+    return EmbeddingReport(target, parameters, size, max_bytes, differences, remarks, scores)
+
+
+def _compare(new: Path, earlier: Path, scenes: int) -> tuple[dict[str, float], ...]:
+    """Figures of both models; none where there is no earlier one."""
+    if not (earlier / WEIGHTS_FILE).is_file():
+        return ()
+    try:
+        ours, theirs = (validation_scores(place, scenes) for place in (new, earlier))
+    except ArtNotFoundError as error:
+        raise EmbeddingError(
+            "there are no stickers to compare the model with the packaged one: run "
+            "`efficientsam3 scenes fetch`, or pass accept_worse (--accept-worse)"
+        ) from error
+    if mean_score(ours) < mean_score(theirs):
+        figures = ", ".join(f"{ours[k]:.1f} {k} (now {theirs[k]:.1f})" for k in ours)
+        raise EmbeddingError(
+            f"{new} is worse than the packaged model, with cgF1 {figures} on {scenes} scenes each: "
+            "train it longer, or pass accept_worse (--accept-worse)"
+        )
+    return ours, theirs
 
 
 def _ground(

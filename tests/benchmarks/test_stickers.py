@@ -40,7 +40,7 @@ def bench(
     monkeypatch.setattr(StickerArt, "open", lambda folder=None: art)
     # The shapes have only one unseen concept.
     names = [name for name in art.concepts if name not in ("guitar", "violin", "star")]
-    monkeypatch.setattr(common, "recipe_concepts", lambda art, split: names)
+    monkeypatch.setattr(common, "recipe_concepts", lambda art, split, every=False: names)
     monkeypatch.setitem(SPLITS, "unseen-concepts", SPLITS["seen"])
     return module
 

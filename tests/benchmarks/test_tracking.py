@@ -43,7 +43,7 @@ def bench(
     monkeypatch.setattr(StickerArt, "open", lambda folder=None: art)
     part = SPLITS["seen"]
     names = art.concept_names(part.concepts, part.styles)
-    monkeypatch.setattr(common, "recipe_concepts", lambda art, split: names)
+    monkeypatch.setattr(common, "recipe_concepts", lambda art, split, every=False: names)
     monkeypatch.setattr(module, "_MODELS", {})
     return module
 

@@ -23,7 +23,7 @@ def test_it_follows_what_is_given(tmp_path: Path) -> None:
     package = find_variant(EMBEDDED).weights.location
     partial = ROOT / "benchmarks" / "weights" / "stickers-perceiver.safetensors"
     config = merge_files(package, [partial], tmp_path / "model")
-    assert (config.memory.latents, config.memory.cells) == (16, 6)
+    assert (config.memory.latents, config.memory.cells) == (16, 7)
     model = es3.load(str(tmp_path / "model"), device="cpu")
 
     truth = read_clip_annotations(SCENES / "veval.json")

@@ -21,7 +21,9 @@ from efficientsam3.checkpoints import assemble, hub, save
 from efficientsam3.cli import app as cli
 from efficientsam3.variants import EMBEDDED, assets, find_variant
 from efficientsam3_stickers import embed as module
+from efficientsam3_stickers.art import ArtNotFoundError, StickerArt
 from efficientsam3_stickers.embed import MAX_BYTES, EmbeddingError, embed
+from efficientsam3_stickers.embed_check import validation_scores
 
 from ..conftest import scale_weights
 
@@ -37,6 +39,7 @@ def small_student(**changes: Any) -> ModelConfig:
         scales=(4, 2, 1),
         resolution=84,
         grid=6,
+        context=find_variant(EMBEDDED).context,
     )
     return dataclasses.replace(config, **changes)
 
@@ -61,6 +64,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's folder in an empty folder of assets, in place of the package's."""
     monkeypatch.setenv("EFFICIENTSAM3_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setattr(module, "example_image", lambda side: (noise(side), ("dog", "red apple")))
+    monkeypatch.setattr(module, "validation_scores", lambda folder, scenes: {"seen": 1.0})
     return tmp_path / "assets" / EMBEDDED
 
 
@@ -159,6 +163,39 @@ def test_the_packaged_model_is_loaded_by_its_name(saved: Path, place: Path, phot
 
 
 @pytest.mark.slow
+def test_a_worse_model_is_refused(
+    saved: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(saved, EMBEDDED)
+    other = trained(tmp_path / "other", small_student(queries=7), seed=1)
+    figures = {place: {"seen": 8.0, "unseen-style": 3.0}, other: {"seen": 9.0, "unseen-style": 1.9}}
+    monkeypatch.setattr(module, "validation_scores", lambda folder, scenes: figures[folder])
+    with pytest.raises(EmbeddingError, match=r"9\.0 seen \(now 8\.0\), 1\.9 unseen-style"):
+        embed(other, EMBEDDED)
+    assert es3.load(EMBEDDED).config.queries == small_student().queries
+    figures[other]["unseen-style"] = 2.0
+    assert embed(other, EMBEDDED).scores == (figures[other], figures[place])
+    assert es3.load(EMBEDDED).config.queries == 7
+
+    def fail(folder: Path, scenes: int) -> None:
+        raise ArtNotFoundError("no stickers")
+
+    monkeypatch.setattr(module, "validation_scores", fail)
+    with pytest.raises(EmbeddingError, match="scenes fetch"):
+        embed(saved, EMBEDDED)
+    assert embed(saved, EMBEDDED, accept_worse=True).scores == ()
+    assert es3.load(EMBEDDED).config.queries == small_student().queries
+
+
+@pytest.mark.slow
+def test_figures_of_the_comparison(saved: Path, stickers: StickerArt) -> None:
+    first, again = (validation_scores(saved, 2, stickers) for _ in range(2))
+    assert first == again
+    assert set(first) == {"seen", "unseen-style"}
+    assert all(0 <= value <= 100 for value in first.values())
+
+
+@pytest.mark.slow
 def test_another_model_replaces_the_packaged_one(saved: Path, place: Path, tmp_path: Path) -> None:
     embed(saved, EMBEDDED)
     loaded = es3.load(EMBEDDED, dtype="float32")
@@ -210,9 +247,15 @@ def test_a_model_that_cannot_be_embedded_changes_nothing(
 
 
 def test_a_model_that_differs_from_its_row_is_reported(place: Path, tmp_path: Path) -> None:
-    done = embed(trained(tmp_path / "vit", tiny_config(context=12)), EMBEDDED)
+    done = embed(trained(tmp_path / "vit", tiny_config(context=9)), EMBEDDED)
     remarks = " ".join(done.remarks)
-    for words in ("vision='repvit'", "'vit'", "'mobileclip-mixer'", "context=16", "manifests"):
+    for words in (
+        "vision='repvit'",
+        "'vit'",
+        "'mobileclip-mixer'",
+        "and this model has 9",
+        "manifests",
+    ):
         assert words in remarks
 
 

@@ -14,6 +14,7 @@ from efficientsam3.checkpoints.read import read_state
 from efficientsam3.errors import CheckpointError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.train.batches import Generated
+from efficientsam3.train.recipes.common import partial_use_strategy
 from efficientsam3.train.settings import LoopSettings
 
 from ..art import StickerArt
@@ -37,19 +38,26 @@ MOSTLY_SCENES = (0, 2, 0, 3)
 half have a few large objects."""
 
 
-def recipe_concepts(stickers: StickerArt, split: str) -> list[str]:
+def recipe_concepts(stickers: StickerArt, split: str, every: bool = False) -> list[str]:
     """Names of the concepts that the recipes teach.
 
     Args:
         stickers: The stickers.
         split: Name of the split.
+        every: Whether to take all concepts of the split, and not those of ``SUBGROUPS`` alone.
     """
     names = stickers.concept_names(SPLITS[split].concepts, SPLITS[split].styles)
+    if every:
+        return names
     return [name for name in names if stickers.concepts[name].subgroup.startswith(SUBGROUPS)]
 
 
 def recipe_generator(
-    resolution: int, split: str = "train", tiles: int = 0, backgrounds: int | None = None
+    resolution: int,
+    split: str = "train",
+    tiles: int = 0,
+    backgrounds: int | None = None,
+    every: bool = False,
 ) -> SceneGenerator:
     """A generator of scenes of these concepts.
 
@@ -58,9 +66,10 @@ def recipe_generator(
         split: Name of the split.
         tiles: Objects on a side of tiled images; 0: free scenes.
         backgrounds: Number of different backgrounds; None: one for each scene.
+        every: As ``recipe_concepts`` takes it.
     """
     stickers = StickerArt.open()
-    names = recipe_concepts(stickers, split)
+    names = recipe_concepts(stickers, split, every)
     return SceneGenerator(
         stickers, SPLITS[split], resolution, names, tiles=tiles, backgrounds=backgrounds
     )
@@ -71,6 +80,7 @@ def scene_samples(
     split: str = "train",
     tiles: Sequence[int] = (0,),
     backgrounds: int | None = None,
+    every: bool = False,
 ) -> Generated:
     """Scenes as a data set.
 
@@ -80,9 +90,10 @@ def scene_samples(
         tiles: Objects on a side of tiled images, by turns; 0: free scenes.
         backgrounds: Number of different backgrounds of all generators together; None: one for each
             scene.
+        every: As ``recipe_concepts`` takes it.
     """
     each = None if backgrounds is None else backgrounds // len(tiles)
-    generators = [recipe_generator(resolution, split, n, each) for n in tiles]
+    generators = [recipe_generator(resolution, split, n, each, every) for n in tiles]
     return Generated(Interleaved([SceneSource(generator) for generator in generators]))
 
 
@@ -174,6 +185,7 @@ def loop_settings(seed: int, **changes: Any) -> LoopSettings:
         "precision": "bf16-mixed",
         "accelerator": "cpu",
         "save_minutes": 5,
+        "strategy": partial_use_strategy(),  # steps without masks, or without mask prompts
         "seed": seed,
     }
     return LoopSettings(**{**shared, **changes})

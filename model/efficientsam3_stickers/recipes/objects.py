@@ -74,6 +74,9 @@ class Options:
     """Number of different backgrounds in training."""
     teacher: float = 2.0
     """Weight of the distance to EfficientNet-Lite0's maps; 0: no teacher of images."""
+    tiles: tuple[int, ...] = LARGE_FIRST
+    """Objects on a side of the tiled images of "objects", by turns, with a 2 among them; 0: free
+    scenes."""
     stickers: float = 2.0
     """Weight of the distance of objects to EfficientNet-Lite0's features of their stickers, where
     there is a teacher of images."""
@@ -301,7 +304,7 @@ def _prepare_objects(run: Run) -> tuple[Task, LoopSettings]:
         load_start(net, Path(o.start))
     else:
         load_text(net, run)
-    task = object_task(run, net, config, 0, LARGE_FIRST)
+    task = object_task(run, net, config, 0, tuple(o.tiles))
     return task, _settings(
         run,
         steps=40_000,
@@ -328,7 +331,7 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
 
 
 def _calibrate(run: Run) -> None:
-    """Shift the presence of the model by scenes that serve this alone; nothing is trained."""
+    """Shift presence and scores by scenes that serve this alone; nothing is trained."""
     o: Options = run.options
     _, config, net = load_folder(run.folder_of("finer") / "model")
     generator = SceneGenerator(StickerArt.open(), SPLITS["seen"], config.resolution)
@@ -352,7 +355,7 @@ RECIPE = Recipe(
         Stage("text", _prepare_text, "the text encoder learns from a sentence encoder"),
         Stage("objects", _prepare_objects, "image encoder and heads learn from scenes", _save),
         Stage("finer", _prepare_finer, "all goes on in larger images, and the rate falls", _save),
-        Stage("calibrate", _calibrate, "presence is shifted to the best cgF1"),
+        Stage("calibrate", _calibrate, "presence and scores are shifted to the best cgF1"),
     ),
     Options(),
 )

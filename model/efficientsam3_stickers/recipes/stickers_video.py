@@ -1,9 +1,9 @@
 """The packaged model learns to track, from clips of stickers, on two CPU cores in hours.
 
-It starts with the model of the recipe ``stickers``, whose encoders and concept heads stay as they
-are. In "clicks" the coarse level of a second pyramid and an interactive head learn clicks, boxes
-and masks from single images, which show ten times as many objects a second as clips do. In
-"memory" the head, that level and a full memory learn from the true masks of clips. In "perceiver" a
+It starts with the model of the recipe ``stickers-objects`` or ``stickers``, whose encoders and
+concept heads stay as they are. In "clicks" an interactive head, and what its pyramid needs, learn
+clicks, boxes and masks from single images, which show ten times as many objects a second as clips
+do. In "memory" these and a full memory learn from the true masks of clips. In "perceiver" a
 Perceiver memory learns from the full one, with the same pyramid and head.
 """
 
@@ -47,7 +47,11 @@ class Options:
     """Options of the recipe."""
 
     model: str = ""
-    """Folder of the model of images, which the recipe "stickers" writes: RUN/calibrate/model."""
+    """Folder of the model of images, which the recipe "stickers-objects" writes:
+    RUN/calibrate/model."""
+    keep_tracker: bool = False
+    """Whether "clicks" and "memory" go on from the interactive head and the memory of ``model``,
+    which then has these parts. "memory" takes the result of "clicks" where that stage was run."""
     seed: int = 0
     """Seed of everything."""
     batch: int = 1
@@ -65,27 +69,31 @@ class Options:
     length: tuple[int, ...] = (4, 6, 8)
     """Frames of a clip, one value after the other as training goes on."""
     growth: int = 600
-    """Steps with each length but the last; half as many in "perceiver"."""
+    """Batches of all processes with each length but the last; half as many in "perceiver"."""
+    forced: float = 0.5
+    """Share of the steps of "memory" in which true masks are remembered, not predicted ones."""
     depth: int = 4
     """Layers of the full memory's attention."""
     adopt_detection_iou: float = 0.1
     """The value of ``MemoryConfig``."""
     latents: int = 16
     """Tokens of the Perceiver memory without a position."""
-    cells: int = 6
-    """Side of the grid of its tokens with a position; it divides the side of the model's grid."""
+    cells: int = 0
+    """Side of the grid of its tokens with a position, which divides the side of the model's grid;
+    0: the largest such number up to 7."""
     perceiver_depth: int = 2
     """Layers of its attention."""
 
 
-def training_clips(resolution: int, split: str) -> StickerClips:
+def training_clips(config: ModelConfig, split: str) -> StickerClips:
     """Clips of the concepts that the model of images knows.
 
     Args:
-        resolution: Side of the frames in pixels.
+        config: Configuration of the model. Those with late fusion know all concepts.
         split: Name of the split.
     """
-    return StickerClips(common.recipe_generator(resolution, split))
+    every = config.late is not None
+    return StickerClips(common.recipe_generator(config.resolution, split, every=every))
 
 
 def untrained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
@@ -103,7 +111,7 @@ def untrained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
     """
     if not o.model:
         raise DataError(
-            "model is not set; it is the model of images that the recipe stickers writes: add "
+            "model is not set; it is the model of images of the recipe stickers-objects: add "
             "--set model=FOLDER, as RUN/calibrate/model"
         )
     _, config, net = load_model(o.model)
@@ -131,6 +139,30 @@ def untrained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
     return config, tracker
 
 
+def trained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
+    """The model with the parts for tracking that it has, in float32 and ready to train.
+
+    Args:
+        o: Options of the recipe.
+
+    Returns:
+        Configuration and model.
+
+    Raises:
+        DataError: ``model`` is not set, or has no memory.
+    """
+    if not o.model:
+        raise DataError("model is not set: add --set model=FOLDER of a model that tracks")
+    _, config, net = load_model(o.model)
+    lacking = [part for part in TRACKING_PARTS if part not in config.parts]
+    if lacking:
+        raise DataError(
+            f"{o.model} lacks {', '.join(lacking)}, and keep_tracker needs a model that tracks: "
+            "leave keep_tracker out, and run all stages"
+        )
+    return config, net.float().requires_grad_(True)
+
+
 def _second_neck(name: str, config: ModelConfig) -> str:
     """The weight of the second pyramid that starts as one of the first."""
     if config.late is not None:  # the first has the coarse level alone
@@ -148,8 +180,9 @@ def head_parts(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _loop_settings(o: Options, **changes: Any) -> LoopSettings:
-    shared = {"min_lr": 1e-5, "warmup": 100, "ema": 0.998, "validate_every": 500}
-    return common.loop_settings(o.seed, **{**shared, "picture_every": 1000, **changes})
+    shared: dict[str, Any] = {"optimizer": "muon", "min_lr": 1e-5, "warmup": 100, "ema": 0.998}
+    shared |= {"validate_every": 500, "picture_every": 1000}
+    return common.loop_settings(o.seed, **{**shared, **changes})
 
 
 def _clip_settings(o: Options, **changes: Any) -> ClipSettings:
@@ -158,9 +191,10 @@ def _clip_settings(o: Options, **changes: Any) -> ClipSettings:
 
 def _prepare_clicks(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
-    config, net = untrained_tracker(o)
-    training = common.scene_samples(config.resolution, tiles=MOSTLY_SCENES)
-    validation = common.scene_samples(config.resolution, "seen")
+    config, net = trained_tracker(o) if o.keep_tracker else untrained_tracker(o)
+    every = config.late is not None
+    training = common.scene_samples(config.resolution, tiles=MOSTLY_SCENES, every=every)
+    validation = common.scene_samples(config.resolution, "seen", every=every)
     task = MemoryTask(
         net,
         config,
@@ -191,31 +225,34 @@ def _clip_task(
         click=0.4,
         box=0.2,
         mask=0.4,
-        forced=0.0 if teacher else 0.5,
+        forced=0.0 if teacher else o.forced,
     )
     return MemoryTask(
         net,
         config,
-        training_clips(config.resolution, "train"),
+        training_clips(config, "train"),
         settings,
         MemoryWeights(all_masks=0.5),
         teacher,
-        training_clips(config.resolution, "seen") if o.held_out else None,
+        training_clips(config, "seen") if o.held_out else None,
     )
 
 
 def _prepare_memory(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
-    config, net = untrained_tracker(o)
-    task = _clip_task(o, config, common.load_weights(net, run.weights("clicks")), o.growth)
+    config, net = trained_tracker(o) if o.keep_tracker else untrained_tracker(o)
+    if not o.keep_tracker or run.weights("clicks").exists():
+        net = common.load_weights(net, run.weights("clicks"))
+    task = _clip_task(o, config, net, o.growth)
     return task, _loop_settings(o, steps=2100, lr=6e-4, parts=(*head_parts(config), "memory"))
 
 
 def _prepare_perceiver(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     _, config, net = load_folder(run.folder_of("memory") / "model")
+    cells = o.cells or max(n for n in range(1, 8) if config.grid % n == 0)
     memory = MemoryConfig(
-        o.perceiver_depth, o.latents, o.cells, adopt_detection_iou=o.adopt_detection_iou
+        o.perceiver_depth, o.latents, cells, adopt_detection_iou=o.adopt_detection_iou
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)

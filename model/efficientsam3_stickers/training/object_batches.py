@@ -17,6 +17,7 @@ from efficientsam3.segmenter import VISUAL
 from efficientsam3.train.errors import SettingsError
 from efficientsam3.train.prompts import BOX_NOISE, BOX_NOISE_LIMIT, jitter_boxes, pad_exemplars
 from efficientsam3.train.settings import check
+from efficientsam3.values import is_share
 
 from ..queries import Query
 from ..scenes import Scene, SceneGenerator
@@ -86,7 +87,7 @@ class PromptShares:
         for name in ("prompts", "most_boxes", "most_objects"):
             check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("box_only", "text_and_box", "negative_box"):
-            check(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+            check(self, name, is_share(getattr(self, name)), "from 0 to 1")
 
 
 class ObjectBatches:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from efficientsam3_stickers.recipes import stickers_video
 from ...efficientsam3.train.clips import tiny_tracker
 from ..conftest import bake_shapes
 
+ROOT = Path(__file__).parents[3]
 QUICK = {"loop.accelerator": "cpu", "loop.precision": "32-true", "workers": "0"}
 
 
@@ -48,6 +52,40 @@ def test_the_tracker_starts_with_the_model_of_images(image_model: Path) -> None:
     assert net.part("memory").no_object.std() > 0
     same = stickers_video.untrained_tracker(stickers_video.Options(str(image_model)))[1]
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_two_processes_with_other_prompts_in_each(image_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    bake_shapes(tmp_path / "cache" / "scenes")
+    words = {"model": str(image_model), "held_out": "0", "stills": "1", **QUICK}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "efficientsam3"]
+    command += ["distill", "--recipe", "stickers-video", "--stage", "clicks", "--steps", "6"]
+    command += ["--out", str(tmp_path / "run")]
+    command += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+    paths = os.pathsep.join([str(ROOT / "model"), str(ROOT)])
+    cache = str(tmp_path / "cache")
+    more = {"PYTHONPATH": paths, "EFFICIENTSAM3_CACHE": cache, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        command, env={**os.environ, **more}, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (tmp_path / "run" / "clicks" / "weights.safetensors").exists()
+
+
+def test_a_trained_tracker_is_trained_on(image_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="keep_tracker needs a model that tracks"):
+        stickers_video.trained_tracker(stickers_video.Options(str(image_model)))
+    config, net = tiny_tracker(scales=(4, 2, 1))
+    save_folder(tmp_path / "tracks", "stickers", config, net.half())
+    options = stickers_video.Options(str(tmp_path / "tracks"))
+    same, kept = stickers_video.trained_tracker(options)
+    assert same == config
+    for name, weight in kept.named_parameters():
+        assert weight.requires_grad and weight.dtype == torch.float32, name
+        assert torch.equal(weight, dict(net.named_parameters())[name].float()), name
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Calibration of presence."""
+"""Calibration of presence and of scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.build import ModelConfig, build, tiny_late_config
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.data.types import PhraseQuery
 from efficientsam3.errors import DataError
@@ -69,6 +69,45 @@ def test_the_best_shift_is_found_and_kept(absent_model: tuple[ModelConfig, Detec
     assert calibrate(net, config, samples, (-1.0, 0.5)).shift == 0
 
 
+def test_scores_of_objects_are_shifted_where_they_have_a_bias(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every rectangle is found with a score of 0.27, and what is absent is known to be absent."""
+    config = tiny_late_config()
+    net = build(config)
+    of_objects = net.object_bias()
+    of_objects.requires_grad_(False)
+    own, side = float(of_objects), 4 * config.grid
+
+    def predict(
+        net: Detector, config: ModelConfig, sample: TrainingSample, queries: Sequence[PhraseQuery]
+    ) -> Predictions:
+        logits = torch.full((len(queries), 4), -9.0)
+        for row, query in enumerate(queries):
+            logits[row, : len(query.objects)] = -1.0
+        logits += float(of_objects) - own
+        presence = torch.tensor([6.0 if query.objects else -6.0 for query in queries])
+        none = torch.zeros(0)
+        answer = Answer(logits, presence, none, none, none, none, none, [])
+
+        def masks_of(image: object, answer: Answer, row: int, kept: torch.Tensor) -> torch.Tensor:
+            return (
+                sample.masks_at(side, tuple(queries[row].objects[k] for k in kept.tolist())) - 0.5
+            )
+
+        monkeypatch.setattr(net, "masks_of", masks_of, raising=False)
+        image = SimpleNamespace(grid=(config.grid, config.grid))
+        return Predictions(image, answer, query_scores(answer))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(validation, "predict", predict)
+    samples = list(Shapes())
+    assert score(net, config, samples)["cgF1"] == 0
+    result = calibrate(net, config, samples)
+    assert (result.shift, result.object_shift) == (0.0, 1.25)
+    assert result.after == pytest.approx(100, abs=0.1)
+    assert score(net, config, samples)["cgF1"] == pytest.approx(result.after)
+
+
 def test_a_shift_scores_as_a_model_with_that_bias(
     absent_model: tuple[ModelConfig, Detector],
 ) -> None:
@@ -87,7 +126,7 @@ def test_a_model_that_finds_nothing_is_not_changed() -> None:
     config, net = tiny_net()
     bias(net).sub_(50.0)
     result = calibrate(net.eval(), config, [Shapes()[0]])
-    assert result == (0.0, result.before, result.before)
+    assert result == (0.0, 0.0, result.before, result.before)
 
 
 def test_samples_without_known_answers_are_an_error() -> None:
