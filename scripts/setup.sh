@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
   demo) extras="fiftyone,video" ;;
-  test) extras="dev,docs,export,fiftyone,ray,scenes,supervision,train,video" ;;
+  test) extras="coreml,dev,docs,export,fiftyone,ray,scenes,supervision,train,video" ;;
   *) echo "usage: scripts/setup.sh demo|test" >&2; exit 2 ;;
 esac
 profile=$1

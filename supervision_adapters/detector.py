@@ -375,13 +375,23 @@ class ConceptDetector:
                 point_labels=point_labels,
                 masks=masks,
             )
-        return to_detections(
-            found,
-            class_names=list(dict.fromkeys([*self._classes, OBJECT])),
-            mask_format=self.mask_format,
-            box_source=self.box_source,
-            keep_empty=True,
-        )
+        return self._objects(found, keep_empty=True)
+
+    def everything(self, image: ImageLike | EncodedImage, **settings: Any) -> Any:
+        """Segment all things without a word, by ``ImageModel.segment_everything``.
+
+        Args:
+            image: As ``predict`` takes it.
+            **settings: Arguments of ``ImageModel.segment_everything``: ``points_per_side``,
+                ``threshold``, ``tile``, ... Those of the detector do not hold.
+
+        Returns:
+            ``sv.Detections`` of the class "object", as ``segment`` numbers it; ``confidence`` is
+            the predicted IoU.
+        """
+        with self._lock:
+            found = self.model.segment_everything(to_rgb(image, self.color), **settings)
+        return self._objects(found)
 
     def segment_boxes(self, image: ImageLike | EncodedImage, detections: Any) -> Any:
         """Add masks to the boxes of any detector.
@@ -429,6 +439,16 @@ class ConceptDetector:
             tracker_id=detections.tracker_id,
             data={**detections.data, MASK_SCORE: scores.clip(0, 1)},
             metadata=dict(detections.metadata),
+        )
+
+    def _objects(self, found: Instances, keep_empty: bool = False) -> Any:
+        """Detections of the class "object", which follows the detector's concepts."""
+        return to_detections(
+            found,
+            class_names=list(dict.fromkeys([*self._classes, OBJECT])),
+            mask_format=self.mask_format,
+            box_source=self.box_source,
+            keep_empty=keep_empty,
         )
 
     def _encode(self, image: ImageLike | EncodedImage) -> EncodedImage:

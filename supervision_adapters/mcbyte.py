@@ -10,7 +10,7 @@ import torch
 
 from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array, Box, LogitPatch
-from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.multiplex_tracker import make_tracker
 from efficientsam3.video.types import TrackerFeatures, TrackerOutput
 
 from .detector import ConceptDetector
@@ -92,7 +92,7 @@ class MaskPropagator:
     """
 
     def __init__(self, model: ImageModel) -> None:
-        self._tracker = MemoryTracker(model)
+        self._tracker = make_tracker(model)
         self.reset()
 
     def reset(self) -> None:
@@ -136,7 +136,7 @@ class MaskPropagator:
                 "masks of this frame"
             )
         given = torch.from_numpy(masks[list(rows.values())])
-        self._tracker.add_masks(self._number, self._read(frame), list(rows), given)
+        self._tracker.add_masks(self._number, self._read(frame), list(rows), given, "mask")
 
     def propagate(self, frame: Array) -> Any:
         """Find the objects in the next frame.

@@ -69,7 +69,7 @@ class VideoMemoryTracker(Tracker):
         self.model, self.color = model, color
         self.mask_format: MaskFormat | None = mask_format
         self.box_source: BoxSource = box_source
-        self.settings = settings or TrackSettings(hotstart_delay=0)
+        self.settings = settings or TrackSettings.of(model, hotstart_delay=0)
         if self.settings.hotstart_delay:
             raise AdapterError(
                 f"hotstart_delay={self.settings.hotstart_delay} delays results, and update returns "

@@ -86,3 +86,15 @@ def test_links_to_files_exist(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.mark.slow
+def test_the_tutorial_s_first_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The box and the point of the tutorial lie on an object of its image."""
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    section = text.partition("## 2.")[2].partition("## 3.")[0]
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        exec(code, names)
+    assert len(names["out"]) > 3 and len(names["similar"]) > 3 and len(names["clicked"]) == 1

@@ -170,6 +170,7 @@ def test_metadata_names_license_script_and_extras(wheel: zipfile.ZipFile) -> Non
             "teachers",
             "onnx",
             "openvino",
+            "coreml",
             "int8",
             "export",
             "ray",
@@ -216,7 +217,7 @@ EXTRAS = {
 # Packages that single files of the core import when they are used, by extra.
 OPTIONAL = {"av": "video", "tifffile": "pictures", "pyarrow": "train"}
 OPTIONAL |= {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
-OPTIONAL |= {"nncf": "int8", "ray": "ray"}
+OPTIONAL |= {"coremltools": "coreml", "nncf": "int8", "ray": "ray"}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from .masks.tiles import check_tile
 from .outputs import OBJECT, EncodedImage, join_objects, object_instances
 from .prompts import check_limits
 from .types import POSITIVE, Array, Instances, join
+from .values import is_whole
 
 POINT_BATCH = 32
 """Points that are answered together."""
@@ -64,11 +64,7 @@ def check_everything(
     Raises:
         PromptError: A value is out of its range.
     """
-    try:
-        is_count = 1 <= operator.index(points_per_side) <= MAX_POINTS
-    except TypeError:
-        is_count = False
-    if not is_count or isinstance(points_per_side, bool):
+    if not is_whole(points_per_side, 1) or points_per_side > MAX_POINTS:
         raise PromptError(
             f"points_per_side is a whole number from 1 to {MAX_POINTS}; got "
             f"{shorten(points_per_side)}. For smaller things use tile"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import PromptError, PromptWarning
+from .errors import MissingAbilityError, PromptError, PromptWarning
 from .masks.shapes import read_shapes
 from .prompts import read_boxes, read_labels, read_points
 from .types import Array, BitPatch
@@ -97,6 +97,25 @@ def warn_of_negatives(trained: bool, name: str, exemplars: ExemplarPrompts) -> N
         PromptWarning,
         stacklevel=2,
     )
+
+
+def check_points(point_exemplars: bool, name: str, count: int) -> None:
+    """Check that a model's geometry encoder reads points, if there are any.
+
+    Args:
+        point_exemplars: Whether it does.
+        name: The model's name.
+        count: Number of points.
+
+    Raises:
+        MissingAbilityError: There are points, and it does not read them.
+    """
+    if count and not point_exemplars:
+        raise MissingAbilityError(
+            f"{name} cannot take points as exemplars: weights in the layout of Hugging Face "
+            "transformers have no encoder of them. Draw boxes instead, or load the original "
+            "checkpoint"
+        )
 
 
 def check_any_exemplar(count: int) -> None:

@@ -13,6 +13,7 @@ from .errors import PromptError, PromptWarning, format_numbers, join_names, shor
 from .masks.nms import check_overlap
 from .masks.tiles import check_tile
 from .types import BOTTOM_RIGHT, TOP_LEFT, Array
+from .values import is_share, is_whole
 
 PRESENCE = ("multiply", "separate")
 """Whether scores contain the presence of their concept as a factor."""
@@ -106,17 +107,11 @@ def check_limits(
     Raises:
         PromptError: A value is not a number, or out of its range.
     """
-    if not _is_share(threshold):
+    if not is_share(threshold):
         raise PromptError(f"threshold is between 0 and 1; got {shorten(threshold)}")
-    if nms is not None and not _is_share(nms):
+    if nms is not None and not is_share(nms):
         raise PromptError(f"nms is an IoU between 0 and 1; got {shorten(nms)}")
-    if max_instances is None:
-        return
-    try:
-        is_count = operator.index(max_instances) >= 0
-    except TypeError:
-        is_count = False
-    if not is_count:
+    if max_instances is not None and not is_whole(max_instances):
         raise PromptError(
             f"max_instances is a whole number, 0 or more; got {shorten(max_instances)}"
         )
@@ -138,6 +133,19 @@ def check_presence(presence: str) -> None:
         )
 
 
+def read_batch_size(batch_size: int | None, device: Any) -> int:
+    """The number of images that go through a model together in a run that can be continued.
+
+    Args:
+        batch_size: The number. None: 1 on a CPU, where a continued run then finds the same to the
+            bit, and for exported models, which read one image at a time; 16 on a GPU.
+        device: The model's device.
+    """
+    if batch_size is not None:
+        return batch_size
+    return 16 if getattr(device, "type", None) in ("cuda", "mps") else 1
+
+
 def check_batch_size(batch_size: Any) -> int:
     """Check a number of images that are encoded together.
 
@@ -147,20 +155,9 @@ def check_batch_size(batch_size: Any) -> int:
     Raises:
         PromptError: It is not a whole number from 1.
     """
-    try:
-        count = operator.index(batch_size)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(batch_size, bool):
+    if not is_whole(batch_size, 1):
         raise PromptError(f"batch_size is a whole number from 1; got {shorten(batch_size)}")
-    return count
-
-
-def _is_share(value: Any) -> bool:
-    try:
-        return bool(0 <= value <= 1)
-    except (TypeError, ValueError):
-        return False
+    return operator.index(batch_size)
 
 
 # Boxes, points, labels ------------------------------------------------------------------------
@@ -253,7 +250,7 @@ def read_points(points: Any, size: tuple[int, int], labels: Any = None) -> Array
     if not len(array):
         raise PromptError("points hold no point; a click is [[x, y]]")
     used = array
-    signs = None if labels is None else np.asarray(labels)
+    signs = None if labels is None else _label_array(labels, "labels of points")
     if signs is not None and signs.size == len(array) and signs.dtype.kind in "biuf":
         used = array[signs.reshape(-1) >= 0]
     height, width = size
@@ -323,6 +320,14 @@ def check_labeled(labels: Any, prompts: Any, name: str, meaning: str) -> None:
         raise PromptError(f"{name} are given without {meaning}; pass both, or neither")
 
 
+def _label_array(labels: Any, name: str) -> Array:
+    """Labels as an array of any shape, if their rows are of one length."""
+    try:
+        return np.asarray(labels)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{name} are one number for each; got {shorten(labels)}") from error
+
+
 def read_labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = False) -> Array:
     """Convert labels that a user passed.
 
@@ -341,7 +346,7 @@ def read_labels(labels: Any, shape: tuple[int, ...], name: str, padding: bool = 
     if labels is None:
         return np.ones(shape, np.int64)
     labels = as_array(labels)
-    array = np.asarray(labels)
+    array = _label_array(labels, name)
     if array.shape != shape:
         raise PromptError(f"{name} have shape {array.shape}; one for each needs {shape}")
     allowed = (-1, 0, 1) if padding else (0, 1)

@@ -103,6 +103,31 @@ def test_load(value: Any, tiny: es3.ImageModel) -> None:
             refused(lambda v, o=option: es3.load(packaged, **{o: v}), value, option)
 
 
+@pytest.mark.parametrize("value", [True, np.True_], ids=repr)
+def test_true_is_no_number(tiny: es3.ImageModel, photo: Pixels, value: Any) -> None:
+    doors = image_doors(tiny, photo)
+    for name in ("threshold", "max_instances", "nms", "suppression", "tile"):
+        refused(doors[name], value, name)
+    found = tiny.segment(photo, "dog")
+    refused(found.above, value, "above")
+    refused(lambda v: tiny.segment([photo], "dog", batch_size=v), value, "batch_size")
+    for name in ("points_per_side", "threshold", "nms", "max_instances"):
+        refused(lambda v, n=name: tiny.segment_everything(photo, **{n: v}), value, name)
+    for name in ("threshold", "detect_every", "stride"):
+        refused(
+            lambda v, n=name: next(es3.track(tiny, [photo], "dog", **{n: v})),
+            value,
+            name,
+        )
+
+
+@pytest.mark.parametrize("kind", [TrackSettings, CutSettings, IoUSettings, MemorySettings])
+def test_true_is_no_setting(kind: Any) -> None:
+    for field in dataclasses.fields(kind):
+        if field.type not in ("bool", "bool | None"):
+            refused(lambda v, n=field.name: kind(**{n: v}), True, field.name)
+
+
 def test_a_device_that_does_not_exist() -> None:
     with pytest.raises(es3.ArgumentError, match="device='xyz' cannot be used on this machine"):
         es3.load("efficientsam3-stickers", device="xyz")

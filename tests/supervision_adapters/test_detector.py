@@ -331,3 +331,16 @@ def test_confidence_without_presence(tiny: es3.ImageModel, photo: Any) -> None:
     np.testing.assert_allclose(product.confidence, expected, atol=1e-5)
     with pytest.raises(es3.PromptError, match="'multiply'"):
         ConceptDetector(tiny, WORDS, presence="none")
+
+
+def test_everything_without_a_word(detector: ConceptDetector, photo: Any) -> None:
+    settings: dict[str, Any] = {"points_per_side": 3, "threshold": 0.0, "stability_threshold": 0.0}
+    found = detector.model.segment_everything(photo, **settings)
+    bgr = ConceptDetector(detector.model, WORDS, color="bgr", mask_format="dense")
+    out = bgr.everything(photo[..., ::-1], **settings)
+    assert len(out) == len(found) > 0
+    assert np.array_equal(out.mask, found.masks)
+    assert np.array_equal(out.confidence, found.scores)
+    assert set(out.class_id.tolist()) == {len(WORDS)} and set(out.data["class_name"]) == {"object"}
+    with pytest.raises(es3.PromptError, match="points_per_side is a whole number"):
+        detector.everything(photo, points_per_side=0)

@@ -124,10 +124,9 @@ class OverlayVideo:
         self._mux(container, None)
         container.close()
         if self.path.suffix.lower() in INDEXED_SUFFIXES:
-            _remux(self.partial, self.path)
-            self.partial.unlink()
-        else:
-            self.partial.replace(self.path)
+            _remux(self.partial)
+        # One step, so that a killed run does not leave the unfinished file beside the finished one.
+        self.partial.replace(self.path)
 
     def __enter__(self) -> OverlayVideo:
         return self
@@ -177,13 +176,13 @@ def _pad_to_even(image: Array) -> Array:
     )
 
 
-def _remux(source: Path, target: Path) -> None:
-    """Copy a fragmented file into one with a single index at its start, which players seek fast."""
+def _remux(file: Path) -> None:
+    """Replace a fragmented file by one with one index at its start, which players seek fast."""
     av = import_av()
-    kind = {".mov": "mov"}.get(target.suffix.lower(), "mp4")
+    kind = {".mov": "mov"}.get(file.suffix.lower(), "mp4")
     with (
-        replacing(target) as path,
-        av.open(str(source)) as old,
+        replacing(file) as path,
+        av.open(str(file)) as old,
         av.open(str(path), "w", format=kind, options={"movflags": "faststart"}) as new,
     ):
         stream = old.streams.video[0]

@@ -57,6 +57,26 @@ def test_the_inference_form_gives_the_same_answers(net: LateDetector) -> None:
     assert answers[0][3].shape == (8, 24, 24)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_gives_nearly_the_same_answers(
+    model: ImageModel, net: LateDetector, image: np.ndarray, dtype: str
+) -> None:
+    half = ImageModel("late", tiny_late_config(), lambda: net, device="cpu", dtype=dtype)
+    box = [[20, 20, 90, 70]]
+    for asked in (
+        {"concepts": ["dog", "red apple"], "threshold": 0.0},
+        {"concepts": "dog", "boxes": box, "threshold": 0.0},
+        {"points": [[60, 40]]},
+    ):
+        ours, theirs = (m.segment(image, **asked) for m in (half, model))
+        assert len(ours) == len(theirs) > 0
+        np.testing.assert_allclose(np.sort(ours.scores), np.sort(theirs.scores), atol=0.03)
+        assert abs(int(ours.masks.sum()) - int(theirs.masks.sum())) < 0.1 * theirs.masks.size
+    tracker = es3.InteractiveTracker(half, [image, image], cuts=None)
+    tracker.add_box(0, 1, box[0])
+    assert [frame.index for frame in tracker.propagate()] == [0, 1]
+
+
 def test_phrases_do_not_influence_each_other(model: ImageModel, image: np.ndarray) -> None:
     together = model.segment(image, ["dog", "red apple"], threshold=0.0)
     alone = model.segment(image, "red apple", threshold=0.0)
