@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from efficientsam3.errors import ArgumentError
+from efficientsam3.variants import UnknownModelError, find_variant
 from efficientsam3.video.settings import CutSettings, IoUSettings, TrackSettings
 
 
 def make_settings(
-    threshold: float,
+    threshold: float | None,
     nms: float | None = None,
     class_agnostic: bool = False,
     overlap_metric: str = "iou",
@@ -21,7 +22,8 @@ def make_settings(
 
     Args:
         threshold: the lowest score of a detection, in [0, 1]. New tracks begin at the same score,
-            so that a lower threshold also tracks weaker detections.
+            so that a lower threshold also tracks weaker detections. None: as the model's release
+            has it.
         nms: see ``TrackSettings.nms``. None: its default.
         class_agnostic: see ``TrackSettings``.
         overlap_metric: see ``TrackSettings``. "iou": as the model's release has it.
@@ -36,6 +38,8 @@ def make_settings(
     """
     given: dict[str, Any] = {} if nms is None else {"nms": nms}
     given |= {} if overlap_metric == "iou" else {"overlap_metric": overlap_metric}
+    if threshold is None:
+        threshold = TrackSettings.of(model).detection_threshold
     return TrackSettings.of(
         model,
         detection_threshold=threshold,
@@ -45,6 +49,19 @@ def make_settings(
         iou=IoUSettings(new_track_threshold=threshold),
         **given,
     )
+
+
+def release_threshold(name: str) -> float:
+    """The lowest score of a detection in videos, as the release of a model of the table has it.
+
+    Args:
+        name: name of the model; any other text has SAM3's threshold.
+    """
+    try:
+        release = find_variant(name).release
+    except UnknownModelError:
+        release = "3.0"
+    return TrackSettings.of_release(release).detection_threshold
 
 
 def cut_settings(cuts: bool) -> CutSettings | None:

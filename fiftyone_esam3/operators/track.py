@@ -11,6 +11,7 @@ from ..runs.checks import SHAPE_LABELS, check_field
 from ..runs.steps import Summary
 from ..runs.track import track_video
 from ..runs.track_objects import track_objects
+from ..tracking import release_threshold
 from .base import RunOperator, describe_counts
 from .form import CLASS_PHRASES, Form
 from .texts import read_numbers
@@ -93,7 +94,7 @@ class TrackVideo(RunOperator):
             min=1,
             default=1,
         )
-        form.threshold()
+        form.threshold(default=release_threshold(str(form.get("model"))))
         form.suppression()
         form.cuts()
         form.existing()

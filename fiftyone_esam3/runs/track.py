@@ -30,7 +30,7 @@ def track_video(
     label_field: str = "esam3_tracks",
     model: str,
     tracker: str = "auto",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     detect_every: int = 1,
     nms: float | None = None,
     class_agnostic: bool = False,
@@ -58,7 +58,8 @@ def track_video(
         label_field: a field of the frames of videos, or of the samples of images.
         model: a model name, or the folder of a saved model.
         tracker: see ``efficientsam3.track``.
-        threshold: see ``efficientsam3.track``.
+        threshold: the lowest score of a detection, in [0, 1]. None: as the model's release has it,
+            0.5 for SAM3 and 0.4 for SAM3.1.
         detect_every: see ``efficientsam3.track``.
         nms: of two detections of a class that overlap by more, the weaker one is dropped. None:
             ``TrackSettings.nms``.
@@ -91,13 +92,16 @@ def track_video(
     check_existing(existing, overlap)
     label_field = label_field.removeprefix("frames.")
     classes = read_classes(concepts) or {}
-    check_limits(threshold)
-    values = (threshold, nms, class_agnostic, overlap_metric, cuts, presence)
-    make_settings(*values)  # raises before the model is loaded
+    if threshold is not None:
+        check_limits(threshold)
+    values = (nms, class_agnostic, overlap_metric, cuts, presence)
+    make_settings(threshold, *values)  # raises before the model is loaded
     check_field(samples, label_field, kinds=(fol.Detections,), new=True, frames=is_video)
     clips = list(read_clips(samples, is_video, order_field, sequence_field))
     yield Step(0, len(clips), f"loading {model}")
     core = load_for_run(model, **options)
+    tracking = make_settings(threshold, *values, core)
+    threshold = tracking.detection_threshold
     chosen = {"tracker": tracker, "threshold": threshold, "detect_every": detect_every, **options}
     others = {"nms": nms, "class_agnostic": class_agnostic, "overlap_metric": overlap_metric}
     defaults = {"nms": None, "class_agnostic": False, "overlap_metric": "iou", "cuts": True}
@@ -114,7 +118,7 @@ def track_video(
             plain_concepts({name: classes[name] for name in asked}),
             tracker=tracker,
             detect_every=detect_every,
-            settings=make_settings(*values, core),
+            settings=tracking,
         )
         return track_clip(clip_tracker, clip.source)
 

@@ -47,7 +47,7 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
         "variant": (None, None),
         "operation_mode": ("concept", MODES),
         "prompt_field": (None, str),
-        "threshold": (0.5, Number),
+        "threshold": (None, Number),
         "presence": ("multiply", PRESENCE),
         "nms": (None, Number),
         "class_agnostic": (False, (False, True)),
@@ -109,10 +109,14 @@ class ZooConfig(fout.TorchImageModelConfig, fozm.HasZooModel):
         """The phrases of each class of :meth:`concepts`."""
         return {name: self._phrases.get(name, [name]) for name in self.concepts()}
 
-    def min_score(self) -> float:
-        """The lowest score in concept mode: ``confidence_thresh`` where it is set."""
+    def min_score(self, default: float) -> float:
+        """The lowest score in concept mode: ``confidence_thresh``, or else ``threshold``.
+
+        Args:
+            default: what it is where neither is set.
+        """
         chosen = self.threshold if self.confidence_thresh is None else self.confidence_thresh
-        return float(chosen)
+        return float(default if chosen is None else chosen)
 
 
 def check_option(name: str, value: Any, kind: Any) -> None:

@@ -32,6 +32,9 @@ from .config import PromptedModel, ZooConfig
 
 logger = logging.getLogger(__name__)
 
+MIN_SCORE = 0.5
+"""The lowest score of an instance where no other is given."""
+
 
 class EfficientSam3Config(ZooConfig):
     """The arguments of an :class:`EfficientSam3`.
@@ -180,7 +183,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
                 )
             return
         self._model.require("exemplars" if has_shapes else "concepts")
-        check_limits(self.config.min_score(), self.config.max_instances, self.config.nms)
+        check_limits(self.config.min_score(MIN_SCORE), self.config.max_instances, self.config.nms)
         has_words = "text_prompt_field" in self._fields or self.config.concepts()
         if not has_shapes and not has_words:
             raise es3.PromptError(
@@ -297,7 +300,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
             item.prompts,
             c.concepts(),
             classes=c.filter_classes,
-            threshold=c.min_score(),
+            threshold=c.min_score(MIN_SCORE),
             presence=c.presence,
             max_instances=c.max_instances,
             nms=c.nms,

@@ -22,6 +22,7 @@ from efficientsam3.outputs import OBJECT
 from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.frame_cache import FrameCache
 from efficientsam3.video.interactive import InteractiveTracker
+from efficientsam3.video.settings import TrackSettings
 from efficientsam3.video.types import TrackedFrame
 
 from ..labels import to_labels
@@ -51,7 +52,8 @@ class EfficientSam3VideoConfig(ZooConfig):
                 frame or from the prompts.
             propagation_precedence ("forward"): accepted because FiftyOne's own model has it. Here
                 both directions of an object share one memory, so there is one result.
-            threshold (0.5): the lowest score of a detection, in [0, 1].
+            threshold (None): the lowest score of a detection, in [0, 1]. None: as the model's
+                release has it, 0.5 for SAM3 and 0.4 for SAM3.1.
             presence ("multiply"): see ``efficientsam3.TrackSettings``.
             tracker ("auto"): ``"memory"``, ``"iou"`` or ``"auto"``; see ``efficientsam3.track``.
             detect_every (1): the detector runs on every n-th frame.
@@ -199,7 +201,7 @@ class EfficientSam3Video(PromptedModel, fom.Model):
             tracker=c.tracker,
             detect_every=c.detect_every,
             settings=make_settings(
-                c.min_score(),
+                c.min_score(TrackSettings.of(self.core).detection_threshold),
                 c.nms,
                 c.class_agnostic,
                 c.overlap_metric,

@@ -49,6 +49,15 @@ def export(
     calibrate_count: Annotated[
         int, typer.Option(min=1, help="Pictures of the folder to quantize by, at most.")
     ] = 32,
+    calibrate_loss: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="For int8: what the mask IoU may lose; 1 quantizes all costly layers and searches "
+            "none to keep.",
+        ),
+    ] = 0.03,
     concept: ConceptOption = None,
     options: ModelOptions,
 ) -> None:
@@ -76,6 +85,7 @@ def export(
             calibrate=calibrate,
             calibrate_count=calibrate_count,
             concepts=parse_concepts(concept),
+            loss=calibrate_loss,
             report=lambda text: status.update(f"exporting {model.name}: {text}"),
         )
     table = Table(box=None, pad_edge=False)

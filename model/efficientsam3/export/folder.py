@@ -24,12 +24,13 @@ from ..runtime.manifest import (
     TOKENIZER_FILE,
     Manifest,
 )
+from ..values import is_share
 from .agreement import compare, example_pixels
 from .calibration import calibrate as run_pictures
 from .calibration import read_pictures
 from .errors import ExportError
 from .graphs import graphs_of
-from .quantize import QUANTIZED, Quantizer, quantize_graphs
+from .quantize import LOSS, QUANTIZED, Quantizer, quantize_graphs
 
 PRECISIONS = {
     "onnx": ("float32", "float16", "int8"),
@@ -62,6 +63,7 @@ def export_model(
     calibrate: str | os.PathLike[str] | None = None,
     calibrate_count: int = 32,
     concepts: Concepts | None = None,
+    loss: float = LOSS,
     report: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
     """Export a model to a folder, which ``efficientsam3.load`` reads without torch.
@@ -84,6 +86,8 @@ def export_model(
             measure the agreement.
         concepts: What the model will be asked for, as ``ImageModel.segment`` takes it, for
             "int8"; None: a few general phrases.
+        loss: What "int8" may lose of the mask IoU, and by how much presence may differ, in [0, 1];
+            1: every layer of the costly graphs is quantized, without a search.
         report: Called with what is being done, which takes minutes.
 
     Returns:
@@ -91,7 +95,8 @@ def export_model(
 
     Raises:
         ArgumentError: The backend does not exist or does not have this precision, or the folder
-            holds something else; ``calibrate`` is missing for "int8", or given for another.
+            holds something else; ``calibrate`` is missing for "int8", or given for another;
+            ``loss`` is not in [0, 1].
         ImageError: There is no picture in ``calibrate``, or none can be read.
         PromptError: A phrase is wrong.
         MissingAbilityError: "int8" of a model without masks.
@@ -100,6 +105,10 @@ def export_model(
     place = Path(folder)
     _check(place, to, precision)
     _check_calibration(model, precision, calibrate)
+    if not is_share(loss):
+        raise ArgumentError(
+            f"loss is {loss!r}: it is what eight bits may lose of the mask IoU, a number from 0 to 1"
+        )
     pictures = None
     if calibrate is not None:
         pictures = read_pictures(calibrate, calibrate_count, place)
@@ -135,7 +144,13 @@ def export_model(
         if calibration is not None:
             late = model.config.late is not None  # its queries have no fixed order
             measured = quantize_graphs(
-                new, manifest, calibration, _quantizer(to), matched=late, report=report
+                new,
+                manifest,
+                calibration,
+                _quantizer(to),
+                matched=late,
+                loss=loss,
+                report=report,
             )
         files = sorted(path for path in new.rglob("*") if path.is_file())
         manifest.files.update({f.relative_to(new).as_posix(): f.stat().st_size for f in files})

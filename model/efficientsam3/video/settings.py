@@ -315,8 +315,17 @@ class TrackSettings:
             **changes: Fields to set.
         """
         config = getattr(model, "config", None)
-        released = _SAM31 if getattr(config, "multiplexed", False) else {}
-        return cls(**{**released, **changes})
+        return cls.of_release("3.1" if getattr(config, "multiplexed", False) else "3.0", **changes)
+
+    @classmethod
+    def of_release(cls, release: str, **changes: Any) -> TrackSettings:
+        """The settings of a release, with some changes.
+
+        Args:
+            release: Release of SAM3, "3.1" or another; see ``Variant.release``.
+            **changes: Fields to set.
+        """
+        return cls(**{**(_SAM31 if release == "3.1" else {}), **changes})
 
     def segment_options(self, has_masks: bool) -> dict[str, Any]:
         """Return the arguments of ``ImageModel.segment`` for the detections of a frame.

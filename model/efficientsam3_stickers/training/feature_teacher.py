@@ -42,9 +42,9 @@ class TeacherHeads(nn.Module):
             x: (B, C, h, w).
 
         Returns:
-            (B, 112, h, w) and (B, 1280, h / 2, w / 2).
+            (B, 112, h, w) and (B, 1280, h / 2, w / 2), rounded up as the teacher rounds.
         """
-        return self.middle(x), self.last(F.avg_pool2d(x, 2))
+        return self.middle(x), self.last(F.avg_pool2d(x, 2, ceil_mode=True))
 
 
 class FeatureTeacher:

@@ -257,6 +257,15 @@ def test_a_teacher_sees_some_images(
     assert all(p.grad is not None for p in net.part(HEADS).parameters())
 
 
+@pytest.mark.parametrize("side", [160, 176])
+def test_maps_have_the_size_of_the_teacher_s_for_every_multiple_of_16(side: int) -> None:
+    """The teacher's last map has a stride of 32, and its size is rounded up."""
+    heads = TeacherHeads(8, 8)
+    middle, last = heads(torch.zeros(1, 8, side // 16, side // 16))
+    assert middle.shape[2:] == (side // 16,) * 2
+    assert last.shape[2:] == (-(-side // 32),) * 2
+
+
 def test_a_scene_without_objects_has_a_finite_loss(
     net: LateDetector, stickers: StickerArt, generator: SceneGenerator
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
+import fiftyone as fo
 import pytest
 from fiftyone.operators import types
 
@@ -13,6 +15,7 @@ from fiftyone_esam3.operators.models import describe_model
 from fiftyone_esam3.operators.texts import split_phrases
 from fiftyone_esam3.plugin import OPERATORS
 from fiftyone_esam3.runs import run as runs
+from fiftyone_esam3.tracking import make_settings
 
 from .calls import Run, everything, resolve_form
 
@@ -51,6 +54,20 @@ def test_fields_of_a_form_are_arguments_of_the_run(dataset: Any, operator: Any) 
     shown = resolve_form(dataset, operator.NAME).type.properties
     views = {"view_target", "examples", "refused", "none", CLASSES, CLASS_PHRASES, "only_selected"}
     assert set(shown) - views <= set(arguments)
+
+
+@pytest.mark.parametrize(("model", "score"), [("sam3-3.1", 0.4), ("sam3", 0.5), ("folder", 0.5)])
+def test_tracks_begin_with_the_threshold_of_the_release(model: str, score: float) -> None:
+    videos = fo.Dataset()
+    videos.add_sample(fo.Sample(filepath="a.mp4"))
+    try:
+        form = resolve_form(videos, "track_video", model=model)
+        assert form.type.properties["threshold"].default == score
+    finally:
+        videos.delete()
+    released = SimpleNamespace(config=SimpleNamespace(multiplexed=model == "sam3-3.1"))
+    settings = make_settings(None, model=released)
+    assert settings.detection_threshold == settings.iou.new_track_threshold == score
 
 
 def test_phrases_are_split_at_commas() -> None:
