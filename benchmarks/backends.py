@@ -3,14 +3,15 @@
     python benchmarks/backends.py --upstream CHECKOUT --turns 5 --busy
 
 Each model is exported once, before anything is timed. Each turn starts one process for each row,
-which answers one image and one concept, then further ones. Times do not depend on the weights, which
-are untrained here; the agreement of eight bits is measured with the packaged model by
+which answers one image and one concept, then further ones. Times do not depend on the weights,
+which are untrained here; the agreement of eight bits is measured with the packaged model by
 ``efficientsam3 export --precision int8``. ``--busy`` repeats the turns beside one busy process.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -114,7 +115,8 @@ def timed(model: Any, repeat: int) -> dict[str, float]:
         for concept in CONCEPTS:
             model.segment(encoded, [concept], **options)
             times.append(clock())
-        runs.append((*(b - a for a, b in zip(times, times[1:], strict=False)), times[2] - times[0]))
+        steps = (b - a for a, b in itertools.pairwise(times))
+        runs.append((*steps, times[2] - times[0]))
     read, first, following, together = (statistics.median(c) for c in zip(*runs, strict=True))
     many = [f"thing {i}" for i in range(80)]
     start = clock()

@@ -218,7 +218,9 @@ def test_the_panel_finds_filters_segments_accepts_and_undoes(app: SimpleNamespac
         """Runs of operators, and images; the App asks for other things at times of its own."""
         script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
         parts = ("/operators/", "/media")
-        return [name for name in page.driver.execute_script(script) if any(p in name for p in parts)]
+        return [
+            name for name in page.driver.execute_script(script) if any(p in name for p in parts)
+        ]
 
     page.driver.execute_script("performance.setResourceTimingBufferSize(10000)")
     before = until(lambda: settled(requests), "the page does not come to rest")

@@ -107,7 +107,7 @@ def export_model(
     _check_calibration(model, precision, calibrate)
     if not is_share(loss):
         raise ArgumentError(
-            f"loss is {loss!r}: it is what eight bits may lose of the mask IoU, a number from 0 to 1"
+            f"loss is {loss!r}: what eight bits may lose of the mask IoU is from 0 to 1"
         )
     pictures = None
     if calibrate is not None:

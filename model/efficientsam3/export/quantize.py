@@ -138,7 +138,8 @@ def quantize_graphs(
         calibration: What to quantize and measure by.
         quantizer: How files of the backend are quantized.
         matched: As in ``measure``.
-        loss: What all graphs together may lose, of mask IoU and of presence.
+        loss: What all graphs together may lose, of mask IoU and of presence; from 1 on, all layers
+            are quantized.
         report: Called with what is being done.
 
     Returns:
@@ -151,8 +152,8 @@ def quantize_graphs(
     found = start = measure(sessions, calibration.measured, matched=matched)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         for number, (name, file) in enumerate(files.items(), 1):
-            # A graph may lose what those before it have not lost.
-            allowed = loss * number / len(files)
+            # A graph may lose what those before it have not lost; with 1, none may lose too much.
+            allowed = loss * number / len(files) if loss < 1 else loss
             search = _Search(
                 sessions, calibration, quantizer, Path(temporary), name, matched, report
             )

@@ -116,6 +116,10 @@ def test_layers_that_cost_too_much_are_kept(
     assert len(kept) == 4  # two groups of two
     assert found["mask IoU"] == 1
     read_manifest(place)  # all files are in their places
+    everything = quantize.quantize_graphs(
+        place, read_manifest(place), calibration, quantizer, matched=False, loss=1.0
+    )
+    assert everything["kept in half precision"] == {}
 
 
 @pytest.mark.slow
@@ -131,7 +135,7 @@ def test_a_quantized_folder(
     late = model.config.late is not None
     # Untrained weights lose much. In late fusion the image's features choose the objects, so that
     # some of their layers have to be kept.
-    loss = 0.3 if late else 8.0
+    loss = 0.3 if late else 1.0
     found = quantize.quantize_graphs(
         place, manifest, calibration, folder._quantizer(backend), matched=late, loss=loss
     )
@@ -181,6 +185,8 @@ def test_what_cannot_be_quantized(
         export_model(tiny, **options, calibrate=pictures / "notes.txt")
     with pytest.raises(es3.ArgumentError, match="calibrate_count is at least 1 picture; got 0"):
         export_model(tiny, **options, calibrate=pictures, calibrate_count=0)
+    with pytest.raises(es3.ArgumentError, match="loss is 2: what eight bits may lose"):
+        export_model(tiny, **options, calibrate=pictures, loss=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(es3.ImageError, match=r"no images in .*empty"):
         export_model(tiny, **options, calibrate=tmp_path / "empty")
