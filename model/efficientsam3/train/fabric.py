@@ -115,6 +115,10 @@ def make_fabric(settings: LoopSettings) -> Fabric:
             f"strategy is {settings.strategy!r}; it must be auto or one of Fabric's ddp ones, in "
             "which every process has the whole module"
         )
+    strategy = settings.strategy
+    if strategy == "auto" and total > 1:
+        # Steps of many tasks use only parts of the module, and plain DDP then fails or waits.
+        strategy = "ddp_find_unused_parameters_true"
     logger = logging.getLogger("lightning_fabric")  # it announces devices and seeds
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -123,7 +127,7 @@ def make_fabric(settings: LoopSettings) -> Fabric:
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=max(1, total // local),
-            strategy=settings.strategy,
+            strategy=strategy,
             precision=settings.precision,  # type: ignore[arg-type]
         )
         _connect_again(fabric)

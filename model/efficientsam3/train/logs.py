@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +82,36 @@ class RunningMeans:
         """All values since the last ``take``, by name, for a checkpoint."""
         return {k: torch.stack([v.float().cpu() for v in vs]) for k, vs in self._values.items()}
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call; the next ones start with the next batch."""
-        means = {k: float(v.double().mean()) for k, v in self.state().items()}
+    def take(self) -> dict[str, Tensor]:
+        """All values since the last call, by name; the next ones start with the next batch."""
+        values = self.state()
         self._values.clear()
-        return means
+        return values
+
+
+def join_values(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of several processes.
+
+    Args:
+        states: Of each process, what ``RunningMeans.state`` returned.
+
+    Returns:
+        By name, the values of all that have it.
+    """
+    joined: dict[str, list[Tensor]] = {}
+    for state in states:
+        for name, values in state.items():
+            joined.setdefault(name, []).append(values)
+    return {name: torch.cat(values) for name, values in joined.items()}
+
+
+def mean_values(states: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The means over the batches of several processes.
+
+    Args:
+        states: As ``join_values`` takes them.
+    """
+    return {name: float(values.double().mean()) for name, values in join_values(states).items()}
 
 
 class CsvLog:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +21,16 @@ from ..io.tensor_files import replacing_tensors
 from . import checkpoint
 from .errors import SettingsError, TrainingError, TrainingStopped
 from .fabric import LossModule, StopSignals, UncastBatch, lock_folder, make_fabric
-from .logs import CsvLog, Progress, RunningMeans, RunReport, tensorboard_logger, write_pictures
+from .logs import (
+    CsvLog,
+    Progress,
+    RunningMeans,
+    RunReport,
+    join_values,
+    mean_values,
+    tensorboard_logger,
+    write_pictures,
+)
 from .optim import Ema, load_named_state, make_optimizer, named_state
 from .settings import LoopSettings
 from .state import (
@@ -43,6 +52,8 @@ LOG_FILE, VALIDATION_FILE = "log.csv", "validation.csv"
 MAX_SKIPS_IN_A_ROW = 3
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,8 @@ class _TrainingRun:
         self.fabric.strategy.precision.load_state_dict(content["scaler"])
         self.step, self.skipped = content["step"], content["skipped"]
         self.earlier_seconds = content["seconds"]
-        self.means = RunningMeans(content["means"])
+        # The values of all ranks; one of them goes on with these.
+        self.means = RunningMeans(content["means"] if self.fabric.is_global_zero else None)
         states = content["random"]
         if len(states) == self.fabric.world_size:
             RandomState.from_dict(states[self.fabric.global_rank]).restore()
@@ -362,7 +374,7 @@ class _TrainingRun:
             "scaler": self.fabric.strategy.precision.state_dict(),
             "skipped": self.skipped,
             "seconds": self.earlier_seconds + seconds,
-            "means": self.means.state(),
+            "means": join_values(self._of_all_ranks(self.means.state())),
             "random": self._random_states(),
         }
         if self.fabric.is_global_zero:
@@ -372,12 +384,15 @@ class _TrainingRun:
 
     def _random_states(self) -> list[dict[str, Any]]:
         """The random states of all ranks."""
-        state = RandomState.capture().to_dict()
+        return self._of_all_ranks(RandomState.capture().to_dict())
+
+    def _of_all_ranks(self, value: T) -> list[T]:
+        """The values that the ranks have, by rank; all ranks call it."""
         if self.fabric.world_size == 1:
-            return [state]
-        states: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(states, state)
-        return states
+            return [value]
+        values: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def _save_before_failing(self) -> None:
         """Save the last complete step before an error of the task ends the run."""
@@ -388,7 +403,7 @@ class _TrainingRun:
     def _log_progress(self) -> None:
         now = time.perf_counter()
         elapsed, steps = max(now - self.last_log, 1e-9), self.step - self.logged_step
-        means = self.means.take()
+        means = mean_values(self._of_all_ranks(self.means.take()))
         loss = means.pop("loss", None)
         rate = steps / elapsed
         self.progress = progress = Progress(

@@ -14,7 +14,6 @@ from efficientsam3.checkpoints.read import read_state
 from efficientsam3.errors import CheckpointError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.train.batches import Generated
-from efficientsam3.train.recipes.common import partial_use_strategy
 from efficientsam3.train.settings import LoopSettings
 
 from ..art import StickerArt
@@ -185,7 +184,6 @@ def loop_settings(seed: int, **changes: Any) -> LoopSettings:
         "precision": "bf16-mixed",
         "accelerator": "cpu",
         "save_minutes": 5,
-        "strategy": partial_use_strategy(),  # steps without masks, or without mask prompts
         "seed": seed,
     }
     return LoopSettings(**{**shared, **changes})

@@ -9,7 +9,6 @@ be set to more or less at any time. Then the rate falls while images are larger 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -143,12 +142,10 @@ def new_detector(config: ModelConfig, seed: int) -> LateDetector:
 
 
 def _settings(run: Run, **changes: Any) -> LoopSettings:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     shared = {
         "precision": "32-true",
         "optimizer": "muon",
         "clip": 5.0,
-        "strategy": "ddp_find_unused_parameters_true" if several else "auto",
     }
     return loop_settings(run.options.seed, **{**shared, **changes})
 

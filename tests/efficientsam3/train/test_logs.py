@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 
 from efficientsam3.errors import EfficientSam3Error, MissingPackageError
-from efficientsam3.train.logs import CsvLog, RunningMeans, tensorboard_logger, write_pictures
+from efficientsam3.train.logs import (
+    CsvLog,
+    RunningMeans,
+    mean_values,
+    tensorboard_logger,
+    write_pictures,
+)
 
 
 def test_later_rows_and_an_unfinished_one_are_dropped(tmp_path: Path) -> None:
@@ -50,8 +56,12 @@ def test_means_are_of_the_steps_that_have_a_value() -> None:
     means.add({"loss": torch.tensor(2.0)})
     again = RunningMeans(means.state())  # through a checkpoint
     again.add({"loss": torch.tensor(6.0)})
-    assert again.take() == {"loss": 3.0, "box": 5.0}
+    one = again.take()
+    assert mean_values([one]) == {"loss": 3.0, "box": 5.0}
     assert again.take() == {}
+    other = RunningMeans()  # of another process
+    other.add({"loss": torch.tensor(11.0), "mask": torch.tensor(1.0)})
+    assert mean_values([one, other.state()]) == {"loss": 5.0, "box": 5.0, "mask": 1.0}
 
 
 def test_pictures_are_named_by_name_and_step(tmp_path: Path) -> None:

@@ -18,12 +18,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from efficientsam3 import build
+from efficientsam3.checkpoints.save import save_folder
 from efficientsam3.train import checkpoint
 from efficientsam3.train.errors import SettingsError
 from efficientsam3.train.loop import train
 from efficientsam3.train.recipe import Recipe, Run, Stage, run_recipe
+from efficientsam3.train.recipes import stage1_text
 from efficientsam3.train.settings import LoopSettings
 from efficientsam3.train.task import Task
+from tests.efficientsam3.train.conftest import tiny_net
 from tests.efficientsam3.train.regression import (
     STEPS,
     Regression,
@@ -82,10 +86,34 @@ STAGES = Recipe(
 )
 
 
+def distill_text(folder: Path, batch: int) -> None:
+    """Stage 1 of the text encoder, with a small student, from the files beside a folder."""
+    options = {
+        "captions": str(folder.parent / "captions.txt"),
+        "teacher": str(folder.parent / "teacher"),
+        "student": "small",
+        "held_out": "4",
+        "batch": str(batch),
+        "workers": "0",
+        "captions.accumulate": "1",
+        "captions.lr": "0.001",
+        "captions.log_every": "1",
+        "loop.accelerator": "cpu",
+        "loop.precision": "32-true",
+    }
+    small = build.TextConfig("mobileclip", 16, 1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.TEXTS, "small", small)
+        run_recipe(stage1_text.RECIPE, folder, steps=6, overrides=options, stages=["captions"])
+
+
 def child() -> None:
     """What each process of torchrun does."""
     torch.set_num_threads(1)
     folder, what = sys.argv[1:]
+    if what == "text":
+        distill_text(Path(folder), 4)
+        return
     if what == "stages":
         run_recipe(STAGES, Path(folder))
         return
@@ -131,6 +159,30 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     train(alone, settings(), tmp_path / "half")
     half = load_file(tmp_path / "half" / "weights.safetensors")
     assert any(not torch.allclose(half[n], one[n], rtol=1e-2, atol=1e-3) for n in one)
+
+
+@pytest.mark.slow
+def test_a_recipe_in_two_processes_is_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """The captions have as many tokens each: the loss of a batch is the mean over its tokens."""
+    config, net = tiny_net()
+    save_folder(tmp_path / "teacher", "tiny", config, net)
+    (tmp_path / "captions.txt").write_text(
+        "\n".join(f"a picture of {i} dogs" for i in range(10, 70))
+    )
+    torchrun(tmp_path / "two", "text")
+    distill_text(tmp_path / "one", 8)
+    distill_text(tmp_path / "half", 4)
+    names = ("two", "one", "half")
+    folders = [tmp_path / name / "captions" for name in names]
+    two, one, half = ([float(row["loss"]) for row in table(f / "log.csv")] for f in folders)
+    assert two == pytest.approx(one, rel=1e-4) and one[-1] < one[0]
+    assert half != pytest.approx(one, rel=1e-2)
+    # AdamW makes steps of full length of gradients that are rounding alone: few weights differ.
+    two, one, half = (
+        torch.cat([w.flatten() for w in load_file(f / "weights.safetensors").values()])
+        for f in folders
+    )
+    assert (two - one).norm() < 0.05 * (half - one).norm()
 
 
 @pytest.mark.slow

@@ -36,11 +36,6 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
-def partial_use_strategy() -> str:
-    """Fabric's strategy for a task of which some batches use only parts of the module."""
-    return "ddp_find_unused_parameters_true" if rank_and_world()[1] > 1 else "auto"
-
-
 def epoch_steps(samples: int, batch: int, epochs: int, accumulate: int = 1) -> int:
     """Steps of the optimizer in some epochs on all processes, at least 1.
 

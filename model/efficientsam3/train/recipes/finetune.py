@@ -35,7 +35,7 @@ from ..settings import LoopSettings, check
 from ..task import Task
 from ..tasks.fine_tuning import FineTuning
 from ..tasks.grounding_batches import GroundingCollator, PromptSettings
-from .common import local_device, partial_use_strategy, rank_and_world
+from .common import local_device, rank_and_world
 
 STAGE = "tune"
 NEEDED = ("trunk", "neck", "text", "geometry", "fusion", "decoder", "scoring", "masks")
@@ -240,7 +240,6 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
         weight_decay=0.01,
         ema=0.99,
         precision="bf16-mixed" if best_dtype(local_device()) == torch.bfloat16 else "32-true",
-        strategy=partial_use_strategy(),  # a batch without objects does not use the mask head
         validate_first=True,
         picture_every=steps,
         save_every=0,

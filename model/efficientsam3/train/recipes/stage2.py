@@ -27,7 +27,6 @@ from .common import (
     PART_FILE,
     epoch_steps,
     load_named_model,
-    partial_use_strategy,
     rank_and_world,
     save_merged,
     with_memory,
@@ -171,7 +170,6 @@ def distill_memory(run: Run) -> tuple[Task, LoopSettings]:
         clip=1.0,
         parts=("memory",),
         precision="bf16-mixed",
-        strategy=partial_use_strategy(),  # prompts by clicks do not use the mask prompt
         validate_every=1000,
         picture_every=5000,
         seed=o.seed,

@@ -30,7 +30,6 @@ from .common import (
     PART_FILE,
     epoch_steps,
     load_named_model,
-    partial_use_strategy,
     rank_and_world,
     save_merged,
 )
@@ -169,7 +168,6 @@ def tune(run: Run) -> tuple[Task, LoopSettings]:
         scales={"trunk": vision, "neck": vision, "text": text},
         layer_decay={"trunk": 0.9},
         precision="bf16-mixed",
-        strategy=partial_use_strategy(),  # a batch without objects does not use the mask head
         validate_every=1000,
         picture_every=5000,
         seed=o.seed,
