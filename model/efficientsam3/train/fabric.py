@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import MissingPackageError
@@ -21,6 +22,8 @@ from .task import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+T = TypeVar("T")
 
 
 class UncastBatch:
@@ -156,6 +159,28 @@ def _connect_again(fabric: Fabric) -> None:
         rank=rank,
         world_size=world,
     )
+
+
+def wait_for_processes() -> None:
+    """Wait until all processes that torchrun started, and that train together, are here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """The values that the processes have, which all call this.
+
+    Args:
+        value: The value of this process, which can be pickled.
+
+    Returns:
+        The values by rank; this one alone where one process trains.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class StopSignals:

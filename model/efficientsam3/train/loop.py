@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from ..io.tensor_files import replacing_tensors
 from . import checkpoint
 from .errors import SettingsError, TrainingError, TrainingStopped
-from .fabric import LossModule, StopSignals, UncastBatch, lock_folder, make_fabric
+from .fabric import (
+    LossModule,
+    StopSignals,
+    UncastBatch,
+    lock_folder,
+    make_fabric,
+    of_all_ranks,
+)
 from .logs import (
     CsvLog,
     Progress,
@@ -53,8 +60,6 @@ MAX_SKIPS_IN_A_ROW = 3
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -73,12 +78,6 @@ class TrainingResult:
     skipped: int
     metrics: Mapping[str, float]
     weights: Path
-
-
-def wait_for_processes() -> None:
-    """Wait until all processes that torchrun started, and that train together, are here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 def train(
@@ -374,25 +373,13 @@ class _TrainingRun:
             "scaler": self.fabric.strategy.precision.state_dict(),
             "skipped": self.skipped,
             "seconds": self.earlier_seconds + seconds,
-            "means": join_values(self._of_all_ranks(self.means.state())),
-            "random": self._random_states(),
+            "means": join_values(of_all_ranks(self.means.state())),
+            "random": of_all_ranks(RandomState.capture().to_dict()),
         }
         if self.fabric.is_global_zero:
             checkpoint.save_checkpoint(self.folder, self.step, content, self.settings.keep)
             self.report.update(self.step, seconds, skipped=self.skipped)
         self.last_save, self.saved_step = time.perf_counter(), self.step
-
-    def _random_states(self) -> list[dict[str, Any]]:
-        """The random states of all ranks."""
-        return self._of_all_ranks(RandomState.capture().to_dict())
-
-    def _of_all_ranks(self, value: T) -> list[T]:
-        """The values that the ranks have, by rank; all ranks call it."""
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
 
     def _save_before_failing(self) -> None:
         """Save the last complete step before an error of the task ends the run."""
@@ -403,7 +390,7 @@ class _TrainingRun:
     def _log_progress(self) -> None:
         now = time.perf_counter()
         elapsed, steps = max(now - self.last_log, 1e-9), self.step - self.logged_step
-        means = mean_values(self._of_all_ranks(self.means.take()))
+        means = mean_values(of_all_ranks(self.means.take()))
         loss = means.pop("loss", None)
         rate = steps / elapsed
         self.progress = progress = Progress(

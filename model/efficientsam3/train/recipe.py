@@ -17,8 +17,9 @@ from ..errors import AnnotationError, CheckpointError
 from ..io.atomic import replacing
 from . import checkpoint
 from .errors import RecipeError, SettingsError
+from .fabric import wait_for_processes
 from .logs import Progress
-from .loop import WEIGHTS_FILE, TrainingResult, train, wait_for_processes
+from .loop import WEIGHTS_FILE, TrainingResult, train
 from .recipes import RECIPES
 from .settings import LoopSettings, to_plain, with_overrides, with_steps
 from .task import Task
