@@ -25,6 +25,8 @@ from .settings import LoopSettings, to_plain, with_overrides, with_steps
 from .task import Task
 
 RECIPE_FILE = "recipe.json"
+# Seconds between looks at what the first process has done.
+POLL_SECONDS = 1.0
 # Prefix of overrides that hold for the loop of every stage.
 EVERY_STAGE = "loop"
 # Entry points by which other packages add recipes: name = "module:RECIPE".
@@ -42,12 +44,15 @@ class Stage:
         about: One line for people.
         finish: Called after training, on the first rank only, for instance to write a model's
             folder.
+        alone: Whether the first of several processes does the work of ``prepare``, for which the
+            others wait.
     """
 
     name: str
     prepare: Callable[[Run], tuple[Task, LoopSettings] | None]
     about: str = ""
     finish: Callable[[Run, Task], None] | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,6 +266,10 @@ def _run_stage(
     accept_changes: bool,
     on_progress: Callable[[Stage, Progress], None] | None,
 ) -> TrainingResult | None:
+    if stage.alone and not _is_first_rank():
+        while not _is_done(run.folder, stage.name):
+            time.sleep(POLL_SECONDS)
+        return None
     prepared = stage.prepare(run)
     if prepared is None:
         return None
@@ -279,6 +288,13 @@ def _run_stage(
             stage.finish(run, task)
         wait_for_processes()  # the next stage reads what this one wrote
     return result
+
+
+def _is_done(folder: Path, stage: str) -> bool:
+    """Whether the first process has written that a stage is done."""
+    path = folder / RECIPE_FILE
+    record = read_json(path, CheckpointError) if path.exists() else {"stages": {}}
+    return bool(record["stages"].get(stage, {}).get("done"))
 
 
 def _is_first_rank() -> bool:

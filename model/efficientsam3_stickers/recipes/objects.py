@@ -352,7 +352,9 @@ RECIPE = Recipe(
         Stage("text", _prepare_text, "the text encoder learns from a sentence encoder"),
         Stage("objects", _prepare_objects, "image encoder and heads learn from scenes", _save),
         Stage("finer", _prepare_finer, "all goes on in larger images, and the rate falls", _save),
-        Stage("calibrate", _calibrate, "presence and scores are shifted to the best cgF1"),
+        Stage(
+            "calibrate", _calibrate, "presence and scores are shifted to the best cgF1", alone=True
+        ),
     ),
     Options(),
 )

@@ -424,7 +424,7 @@ RECIPE = Recipe(
             is_final=True,
             save_as=MODEL_NAME,
         ),
-        Stage("calibrate", _calibrate, "presence is shifted to the best cgF1"),
+        Stage("calibrate", _calibrate, "presence is shifted to the best cgF1", alone=True),
         _naming_stage(
             "alone-names",
             "without a teacher: the encoders of the same student learn names",

@@ -71,16 +71,27 @@ def write_slowly(run: Run, task: Task) -> None:
     (run.stage_folder / "model").write_text("done")
 
 
+def work_alone(run: Run) -> None:
+    run.stage_folder.mkdir(exist_ok=True)
+    with (run.stage_folder / "ranks").open("a") as file:
+        file.write(os.environ["RANK"])
+    time.sleep(2)
+    (run.stage_folder / "result").write_text("done")
+
+
 def read_what_was_written(run: Run) -> tuple[Task, LoopSettings]:
     assert (run.folder_of("first") / "model").read_text() == "done"
+    assert (run.folder_of("alone") / "ranks").read_text() == "0"
+    assert (run.folder_of("alone") / "result").read_text() == "done"
     return Plain(), settings()
 
 
 STAGES = Recipe(
     "stages",
-    "two stages, of which the second reads what the first one writes at its end",
+    "stages of which the last reads what the others write at their ends",
     (
         Stage("first", lambda run: (Plain(), settings()), "writes", write_slowly),
+        Stage("alone", work_alone, "is the work of one process", alone=True),
         Stage("second", read_what_was_written, "reads"),
     ),
 )

@@ -261,8 +261,6 @@ def merge_student(run: Run) -> None:
     Args:
         run: The run.
     """
-    if rank_and_world()[0]:
-        return  # one process writes
     o: Options = run.options
     name, config, net = load_teacher(o)
     student, trunk = make_student(config, o)
@@ -279,7 +277,7 @@ RECIPE = Recipe(
         Stage("features", save_features, "the teacher's maps are saved once"),
         Stage("image", distill_maps, "the student's maps become like the teacher's"),
         Stage("prompts", distill_masks, "its masks become like the teacher's: prompt in the loop"),
-        Stage("merge", merge_student, "the student's encoder in a whole model"),
+        Stage("merge", merge_student, "the student's encoder in a whole model", alone=True),
     ),
     Options(),
 )

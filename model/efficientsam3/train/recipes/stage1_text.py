@@ -169,8 +169,6 @@ def merge_student(run: Run) -> None:
     Args:
         run: The run.
     """
-    if rank_and_world()[0]:
-        return  # one process writes
     o: Options = run.options
     name, config, net = load_named_model(o.teacher, "teacher")
     student, text = make_student(config, o)
@@ -186,7 +184,7 @@ RECIPE = Recipe(
     (
         Stage("captions", distill_captions, "tokens of Recap-DataComp-1B's captions"),
         Stage("phrases", distill_phrases, "tokens of the phrases of SA-Co, COCO and LVIS"),
-        Stage("merge", merge_student, "the student's encoder in a whole model"),
+        Stage("merge", merge_student, "the student's encoder in a whole model", alone=True),
     ),
     Options(),
 )

@@ -27,7 +27,6 @@ from .common import (
     PART_FILE,
     epoch_steps,
     load_named_model,
-    rank_and_world,
     save_merged,
     with_memory,
 )
@@ -189,8 +188,6 @@ def merge_student(run: Run) -> None:
     Args:
         run: The run.
     """
-    if rank_and_world()[0]:
-        return  # one process writes
     o: Options = run.options
     name, config, net = load_named_model(o.teacher, "teacher")
     student = initial_student(o, (config, net))
@@ -206,7 +203,7 @@ RECIPE = Recipe(
         Stage(
             "distil", distill_memory, "the Perceiver memory learns from the full one", _save_part
         ),
-        Stage("merge", merge_student, "the Perceiver memory replaces the full one"),
+        Stage("merge", merge_student, "the Perceiver memory replaces the full one", alone=True),
     ),
     Options(),
 )

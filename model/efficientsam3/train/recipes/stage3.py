@@ -30,7 +30,6 @@ from .common import (
     PART_FILE,
     epoch_steps,
     load_named_model,
-    rank_and_world,
     save_merged,
 )
 
@@ -187,8 +186,6 @@ def merge_parts(run: Run) -> None:
     Args:
         run: The run.
     """
-    if rank_and_world()[0]:
-        return  # one process writes
     name, config, net = load_named_model(run.options.model, "model")
     part = PartialCheckpoint.load(run.folder_of("tune") / PART_FILE)
     save_merged(run, f"{name}-tuned", config, net, part)
@@ -199,7 +196,7 @@ RECIPE = Recipe(
     "parts of a whole model, released or merged, learn from SA-Co, COCO and LVIS",
     (
         Stage("tune", tune, "image encoder and pyramid learn to ground phrases", _save_part),
-        Stage("merge", merge_parts, "the trained parts in the whole model"),
+        Stage("merge", merge_parts, "the trained parts in the whole model", alone=True),
     ),
     Options(),
 )
