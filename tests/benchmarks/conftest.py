@@ -24,7 +24,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
         spec.loader.exec_module(module)
-        monkeypatch.setattr(module.torch, "set_num_threads", lambda count: None)
+        monkeypatch.setattr("torch.set_num_threads", lambda count: None)
         return module
 
     return load
