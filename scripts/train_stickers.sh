@@ -31,6 +31,6 @@ train stickers-objects "$out/objects" "${precision[@]}" --set text.steps=2500 \
   $(set_steps objects 950) $(set_steps finer 500) --set finer.lr=8e-4 ${OBJECTS:-}
 # shellcheck disable=SC2046,SC2086
 train stickers-video "$out/video" --set model="$out/objects/calibrate/model" --set stills=8 \
-  $(set_steps clicks 150) $(set_steps memory 80) $(set_steps perceiver 40) \
-  --set length='4,8' --set growth="$(steps 80)" ${VIDEO:-}
+  $(set_steps clicks 400) $(set_steps memory 100) $(set_steps perceiver 50) \
+  --set length='4,8' --set growth="$(steps 100)" ${VIDEO:-}
 echo "the model: $out/video/memory/model; with a Perceiver memory: $out/video/perceiver/model"
