@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,15 @@ def _connect_again(fabric: Fabric) -> None:
         rank=rank,
         world_size=world,
     )
+
+
+@contextmanager
+def without_hints_of_ddp() -> Iterator[None]:
+    """Leave out two warnings of DDP about speed, about which a user of a recipe can do nothing."""
+    with warnings.catch_warnings():
+        for start in ("Grad strides do not match", "find_unused_parameters=True was specified"):
+            warnings.filterwarnings("ignore", message=start)
+        yield
 
 
 def wait_for_processes() -> None:

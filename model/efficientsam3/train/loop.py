@@ -27,6 +27,7 @@ from .fabric import (
     lock_folder,
     make_fabric,
     of_all_ranks,
+    without_hints_of_ddp,
 )
 from .logs import (
     CsvLog,
@@ -225,7 +226,7 @@ class _TrainingRun:
         )
         self.task.train_mode()
         try:
-            with StopSignals() as signals:
+            with StopSignals() as signals, without_hints_of_ddp():
                 if self.step or s.validate_first:
                     self._evaluate(started=True)
                 while self.step < s.steps:

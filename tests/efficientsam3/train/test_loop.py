@@ -7,6 +7,7 @@ import json
 import math
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from efficientsam3.errors import CheckpointError, MissingPackageError
 from efficientsam3.train import checkpoint
 from efficientsam3.train.errors import SettingsError, TrainingError
+from efficientsam3.train.fabric import without_hints_of_ddp
 from efficientsam3.train.logs import Progress
 from efficientsam3.train.loop import train
 
@@ -297,3 +299,11 @@ def test_missing_lightning_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(MissingPackageError, match=r"efficientsam3\[train\]"):
         train(Regression(), settings(), tmp_path)
+
+
+def test_hints_of_ddp_are_left_out_and_other_warnings_are_not() -> None:
+    with pytest.warns(UserWarning) as caught, without_hints_of_ddp():
+        warnings.warn("Grad strides do not match bucket view strides.", stacklevel=1)
+        warnings.warn("find_unused_parameters=True was specified in DDP", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(one.message) for one in caught] == ["something else"]
