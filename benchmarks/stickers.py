@@ -273,13 +273,14 @@ def measure(models: Mapping[str, Load], options: argparse.Namespace) -> None:
         kept = content.get(name, {})
         if kept.get("identity") != identity:
             kept = {"identity": identity, "splits": {}}
-        kept["parameters"] = count_parameters(model.learned())
+        exported = not isinstance(model, ImageModel)
+        kept["parameters"] = None if exported else count_parameters(model.learned())
         if options.time and "milliseconds" not in kept:
             kept["milliseconds"] = measure_time(model)
         content[name] = kept
         write(options.json, content)
         wanted = [(split, False) for split in options.splits]
-        wanted += [(BASELINE, True)] if BASELINE in options.splits else []
+        wanted += [(BASELINE, True)] if BASELINE in options.splits and not exported else []
         for split, mean in wanted:
             key = f"{split}, mean text" if mean else split
             if key in kept["splits"]:
@@ -326,7 +327,8 @@ def table(content: Record) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, kept in content.items():
         ms = kept.get("milliseconds")
-        cells = [name, f"{kept['parameters'] / 1e6:.1f}"]
+        parameters = kept["parameters"]
+        cells = [name, f"{parameters / 1e6:.1f}" if parameters else "-"]
         cells.append(f"{ms['image and phrase']:.0f} + {ms['further phrase']:.0f}" if ms else "-")
         cells += [
             _cell(kept["splits"].get(key)) for key in (*SPLIT_TITLES, f"{BASELINE}, mean text")
@@ -352,7 +354,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--run", type=Path, action="append", default=[], help="a folder of the recipe"
     )
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=FOLDER", help="a saved model"
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a saved or exported model",
     )
     parser.add_argument(
         "--scenes", type=int, default=1000, help="scenes of each split; default: 1000"
