@@ -107,7 +107,8 @@ def export(
     if "presence difference" in a:
         pictures = "other pictures" if a["measured on other pictures"] else "the same pictures"
         console.print(
-            f"mean difference of presence: {a['presence difference']}; calibrated by "
+            f"mean difference of presence: {a['presence difference']}, of the best score: "
+            f"{a['score difference']}; calibrated by "
             f"{a['calibrated by']}, measured on {a['measured on']} {pictures}"
         )
         for name, layers in a["kept in half precision"].items():

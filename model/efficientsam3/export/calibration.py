@@ -50,6 +50,7 @@ class Sample:
         queries: (K,) the best queries.
         masks: (K, h, w) bool, their masks.
         presence: Probability that the picture shows the phrase.
+        score: Probability of the best query.
     """
 
     inputs: dict[str, dict[str, Array]]
@@ -58,6 +59,7 @@ class Sample:
     queries: Array
     masks: Array
     presence: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -203,4 +205,5 @@ def _sample(
         best.numpy(),
         (known["masks"][0] > 0).numpy(),
         float(known["presence"].sigmoid()[0]),
+        float(known["logits"][0].max().sigmoid()),
     )

@@ -77,19 +77,22 @@ class Agreement:
     Attributes:
         overlap: Mean IoU of the masks of each picture's best queries.
         presence: Mean difference of the probability that a concept is in the picture.
+        score: Mean difference of the probability of each picture's best query.
     """
 
     overlap: float
     presence: float
+    score: float = 0.0
 
     def within(self, start: Agreement, loss: float) -> bool:
-        """Whether no more than ``loss`` is lost of either.
+        """Whether no more than ``loss`` is lost of any of them.
 
         Args:
             start: The agreement before quantization.
             loss: What may be lost.
         """
-        return start.overlap - self.overlap <= loss and self.presence - start.presence <= loss
+        differences = self.presence - start.presence, self.score - start.score
+        return start.overlap - self.overlap <= loss and max(differences) <= loss
 
 
 def measure(sessions: Sessions, samples: list[Sample], *, matched: bool) -> Agreement:
@@ -104,20 +107,25 @@ def measure(sessions: Sessions, samples: list[Sample], *, matched: bool) -> Agre
     Returns:
         The agreement.
     """
-    overlaps, differences = [], []
+    overlaps, differences, scores = [], [], []
     for sample in samples:
         known = sessions.run("image", **sample.inputs["image"])
         known["prompt"] = np.concatenate([sample.words, known["bare_prompt"]], 1)
         known["valid"] = np.concatenate([sample.valid, np.ones((1, 1), bool)], 1)
         known |= sessions.run("heads", **known)
+        # The best query answers the phrase; its number may be another.
+        scores.append(abs(_probability(known["logits"][0].max()) - sample.score))
         known |= sessions.run("mask_image", **known)
         chosen = np.arange(known["queries"].shape[1]) if matched else sample.queries
         known |= {name: known[name][:1, chosen] for name in ("queries", "boxes")}
         masks = sessions.run("masks", **known)["masks"][0] > 0
         overlaps.append(mask_overlaps(masks, sample.masks, matched=matched).mean())
-        presence = 1 / (1 + np.exp(-float(known["presence"][0])))
-        differences.append(abs(presence - sample.presence))
-    return Agreement(float(np.mean(overlaps)), float(np.mean(differences)))
+        differences.append(abs(_probability(known["presence"][0]) - sample.presence))
+    return Agreement(*(float(np.mean(values)) for values in (overlaps, differences, scores)))
+
+
+def _probability(logit: Any) -> float:
+    return float(1 / (1 + np.exp(-float(logit))))
 
 
 def quantize_graphs(
@@ -138,13 +146,13 @@ def quantize_graphs(
         calibration: What to quantize and measure by.
         quantizer: How files of the backend are quantized.
         matched: As in ``measure``.
-        loss: What all graphs together may lose, of mask IoU and of presence; from 1 on, all layers
-            are quantized.
+        loss: What all graphs together may lose, of mask IoU, presence and scores; from 1 on, all
+            layers are quantized.
         report: Called with what is being done.
 
     Returns:
-        "mask IoU" and "presence difference", measured; how many pictures were used, and whether
-        others were measured; "kept in half precision", names of layers by graph.
+        "mask IoU", "presence difference" and "score difference", measured; how many pictures were
+        used, and whether others were measured; "kept in half precision", names of layers by graph.
     """
     sessions = open_sessions(folder, manifest)
     files = {name: manifest.graphs[name]["file"] for name in QUANTIZED if name in manifest.graphs}
@@ -168,6 +176,7 @@ def quantize_graphs(
     return {
         "mask IoU": round(found.overlap, 4),
         "presence difference": round(found.presence, 4),
+        "score difference": round(found.score, 4),
         "calibrated by": len(calibration.samples),
         "measured on": len(calibration.measured),
         "measured on other pictures": calibration.held_out,
@@ -201,7 +210,7 @@ class _Search:
         for group in groups:
             others = [layer for layer in layers if layer not in group]
             tried = self._try(file, others, roughly=True)[1]
-            alone.append(tried.overlap - tried.presence)
+            alone.append(tried.overlap - tried.presence - tried.score)
         order = np.argsort(alone, kind="stable")  # the worst first
         count = 1
         while count < len(groups):

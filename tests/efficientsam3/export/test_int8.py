@@ -92,6 +92,12 @@ class Rounding:
         assert file.is_file()
 
 
+def test_a_score_that_differs_is_a_loss() -> None:
+    start = quantize.Agreement(1.0, 0.0, 0.001)
+    assert quantize.Agreement(0.98, 0.01, 0.02).within(start, 0.03)
+    assert not quantize.Agreement(0.98, 0.01, 0.05).within(start, 0.03)
+
+
 def test_layers_that_cost_too_much_are_kept(
     exported: Exported,
     calibration: Calibration,
@@ -143,6 +149,7 @@ def test_a_quantized_folder(
     assert set(kept) == ({"image"} if late else set())
     assert max(0.1, 1 - loss) < found["mask IoU"] < 1
     assert 0 < found["presence difference"] < 0.5
+    assert 0 < found["score difference"] < 0.5
     text = json.loads((place / "manifest.json").read_text())
     text["files"] = {name: (place / name).stat().st_size for name in text["files"]}
     (place / "manifest.json").write_text(json.dumps(text | {"precision": "int8"}))
