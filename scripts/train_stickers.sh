@@ -4,8 +4,12 @@
 # bfloat16. The same command goes on after an interruption. Variables: PROCESSES (2); OBJECTS and
 # VIDEO, further options of either recipe, as "--set teacher=0".
 set -euo pipefail
-out=${1:?usage: scripts/train_stickers.sh OUT [HOURS]}
+out=${1:-}
 hours=${2:-2}
+if [[ -z "$out" || ! "$hours" =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+  echo "usage: scripts/train_stickers.sh OUT [HOURS]: a folder, and a number such as 2 or 0.5" >&2
+  exit 2
+fi
 python=${PYTHON:-python}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
 

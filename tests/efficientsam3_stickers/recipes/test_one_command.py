@@ -55,6 +55,11 @@ def test_both_recipes_run_with_options_that_they_have(tmp_path: Path, hours: str
     assert options_of(video)["model"] == "out/seed/objects/calibrate/model"
 
 
-def test_the_script_needs_a_folder() -> None:
-    done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
-    assert done.returncode and "OUT [HOURS]" in done.stderr
+@pytest.mark.parametrize("arguments", [[], ["out/seed", "two"], ["out/seed", "-1"]])
+def test_wrong_arguments_start_nothing(arguments: list[str]) -> None:
+    environment = {**os.environ, "PYTHON": "/nowhere/python"}
+    done = subprocess.run(
+        ["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: scripts/train_stickers.sh OUT [HOURS]: a folder")
