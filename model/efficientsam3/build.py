@@ -21,6 +21,7 @@ from .nn.late_detector import LateDetector
 from .nn.late_masks import PixelHead
 from .nn.late_objects import ObjectDecoder
 from .nn.late_prompts import PromptDecoder
+from .nn.late_scores import STRONGEST
 from .nn.masks import MaskHead
 from .nn.memory import Memory
 from .nn.multiplex import MultiplexMemory
@@ -188,6 +189,8 @@ class LateConfig:
         prompt_depth: Layers that compare a prompt with the objects.
         pixel_widths: Channels of the pixel features of stride 4 and 8.
         space: Channels in which objects and phrases are compared.
+        rescoring: Width of the networks that correct an object's score by the other objects of the
+            image, see ``nn.late_scores``; 0: none.
     """
 
     depth: int = 2
@@ -195,6 +198,7 @@ class LateConfig:
     prompt_depth: int = 2
     pixel_widths: tuple[int, int] = (32, 64)
     space: int = 128
+    rescoring: int = 0
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,11 @@ class ModelConfig:
     late: LateConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.late is not None and self.late.rescoring and self.queries < STRONGEST:
+            raise ArgumentError(
+                f"scores that are corrected by the {STRONGEST} strongest objects need as many "
+                f"queries; the configuration has {self.queries}"
+            )
         if self.late is not None and not isinstance(self.vision, StudentConfig):
             raise ArgumentError(
                 "late fusion reads the stages of a small image encoder: vision is a StudentConfig; "
@@ -399,7 +408,7 @@ def tiny_late_config(**changes: Any) -> ModelConfig:
         resolution=96,
         grid=6,
         queries=8,
-        late=LateConfig(1, 1, 1, (8, 16), 16),
+        late=LateConfig(1, 1, 1, (8, 16), 16, rescoring=8),
     )
     return dataclasses.replace(config, **changes)
 
@@ -477,7 +486,9 @@ def _late_parts(
         "neck": lambda: StageNeck((c.trunk_width,), c.width),
         "interactive_neck": lambda: StageNeck((*fine, c.trunk_width), c.width),
         "fusion": lambda: ObjectDecoder(*sizes, late.depth, late.object_depth, c.queries),
-        "decoder": lambda: PromptDecoder(*sizes, late.prompt_depth, c.context, late.space),
+        "decoder": lambda: PromptDecoder(
+            *sizes, late.prompt_depth, c.context, late.space, late.rescoring
+        ),
         "masks": lambda: PixelHead(c.width, (fine[0], fine[1]), late.pixel_widths),
     }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.interactive import InteractiveFeatures
-from ..nn.late_detector import FoldedLateDetector, both
+from ..nn.late_detector import FoldedLateDetector
 from ..nn.positions import encode_grid
 
 
@@ -106,7 +106,8 @@ class LateHeadsForm(nn.Module):
         shown = d.count_votes(products, prompt[:, d.context :], valid[:, d.context :])
         meant, presence = d.choose(objects, similar, shown, prompt, valid)
         each = torch.zeros_like(presence)[:, None, None]  # exporters follow sums, not sizes
-        return both(meant, found + each[..., 0]), presence, places + each, objects + each
+        logits, presence = d.score_objects(meant, found + each[..., 0], presence, places)
+        return logits, presence, places + each, objects + each
 
 
 class LateMaskImageForm(nn.Module):

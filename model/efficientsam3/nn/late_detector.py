@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .detector import Detector, FoldedDetector
@@ -155,7 +154,8 @@ class LateDetector(Detector):
             t.expand(count, *t.shape[1:]) for t in (objects.queries, objects.boxes, objects.logits)
         )
         tokens = image.tokens.expand(count, -1, -1)
-        logits = both(meant, found)
+        decoder = self.part("decoder")
+        logits, presence = decoder.score_objects(meant, found, presence, objects.boxes)
         return Answer(logits, presence, boxes.float(), queries, tokens, prompt, mask, [])
 
     def masks_of(self, image: ImageFeatures, answer: Answer, row: int, queries: Tensor) -> Tensor:
@@ -178,12 +178,12 @@ class LateDetector(Detector):
 
     def presence_bias(self) -> Tensor:
         """The bias of the presence head, (1,), which a calibration changes."""
-        bias: Tensor = self.part("decoder").presence.layers[-1].bias
+        bias: Tensor = self.part("decoder").presence_bias()
         return bias
 
     def object_bias(self) -> Tensor:
         """The bias of the scores of objects, (1,), which a calibration changes."""
-        bias: Tensor = self.part("decoder").score.bias
+        bias: Tensor = self.part("decoder").object_bias()
         return bias
 
     def folded(self, dtype: torch.dtype, *, pooled: bool) -> FoldedDetector:
@@ -194,17 +194,6 @@ class LateDetector(Detector):
             pooled: Not used: the tokens are few.
         """
         return FoldedLateDetector(self, dtype)
-
-
-def both(a: Tensor, b: Tensor) -> Tensor:
-    """Logits of the product of two probabilities.
-
-    Args:
-        a: Logits.
-        b: Logits of the same shape.
-    """
-    log = (F.logsigmoid(a) + F.logsigmoid(b)).clamp(max=-1e-6)
-    return log - torch.log(-torch.expm1(log))
 
 
 class FoldedLateDetector(LateDetector, FoldedDetector):

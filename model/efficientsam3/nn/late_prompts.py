@@ -5,10 +5,13 @@ late_objects.py describes the whole.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .late_scores import Rescorer, both
 from .layers import Attention, Mlp, layer_norm, linear
 
 
@@ -64,10 +67,18 @@ class PromptDecoder(nn.Module):
         depth: Number of layers.
         context: Tokens of a phrase, which come first in a prompt.
         space: Channels of the embeddings that are compared.
+        rescoring: Width of the hidden layers of a ``Rescorer``; 0 for none.
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, depth: int, context: int, space: int = 128
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        depth: int,
+        context: int,
+        space: int = 128,
+        rescoring: int = 0,
     ) -> None:
         super().__init__()
         self.context = context
@@ -87,6 +98,7 @@ class PromptDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, 1)
         self.presence = Mlp(width, width, 1)
+        self.rescorer = Rescorer(rescoring) if rescoring else None
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
@@ -187,6 +199,36 @@ class PromptDecoder(nn.Module):
         x = layer_norm(self.norm, x)
         meant = similar + shown + linear(self.score, x[:, 1:]).squeeze(-1).float()
         return meant, self.presence(x[:, 0]).squeeze(-1).float()
+
+    def score_objects(
+        self, meant: Tensor, found: Tensor, presence: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The final logits of objects and presence.
+
+        Args:
+            meant: (P, Q) logits from ``forward`` or ``choose``.
+            found: (P, Q) logits of each query being an object.
+            presence: (P,) logits from ``forward`` or ``choose``.
+            boxes: (P, Q, 4) cxcywh boxes of the queries, or (1, Q, 4) of one image.
+
+        Returns:
+            (P, Q) logits of each query being an object that is meant, and (P,) logits of presence.
+        """
+        if self.rescorer is None:
+            return both(meant, found), presence
+        logits, present = self.rescorer(meant, found, presence, boxes)
+        return logits, present
+
+    def presence_bias(self) -> Tensor:
+        """The bias of the logits of presence, (1,)."""
+        last = self.presence if self.rescorer is None else self.rescorer.presence
+        return cast(Tensor, last.layers[-1].bias)
+
+    def object_bias(self) -> Tensor:
+        """The bias of the logits of objects, (1,)."""
+        if self.rescorer is None:
+            return self.score.bias
+        return cast(Tensor, self.rescorer.objects.layers[-1].bias)
 
     def embed_exemplars(self, shown: Tensor) -> Tensor:
         """Embed exemplars for comparison with objects.

@@ -13,8 +13,9 @@ from efficientsam3.benchmark import costs
 from efficientsam3.build import ModelConfig, build, tiny_config, tiny_late_config
 from efficientsam3.errors import ArgumentError
 from efficientsam3.nn.detector import fold
-from efficientsam3.nn.late_detector import LateDetector, both
+from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.nn.late_objects import cell_at, separate
+from efficientsam3.nn.late_scores import both
 from efficientsam3.nn.tokenizer import tokenize
 from efficientsam3.predictor import ImageModel
 
@@ -135,6 +136,11 @@ def test_every_part_is_measured(model: ImageModel, image: np.ndarray) -> None:
 def test_late_fusion_needs_a_small_encoder() -> None:
     with pytest.raises(ArgumentError, match="StudentConfig"):
         ModelConfig(**{**vars(tiny_late_config()), "vision": tiny_config().vision})
+
+
+def test_corrected_scores_need_three_queries() -> None:
+    with pytest.raises(ArgumentError, match="as many queries; the configuration has 2"):
+        tiny_late_config(queries=2)
 
 
 def test_logits_of_a_product() -> None:

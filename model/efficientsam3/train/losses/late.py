@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...nn.detector import Detector
 from ...nn.features import Answer
-from ...nn.late_detector import LateDetector, both
+from ...nn.late_detector import LateDetector
 from .common import LossTerms
 from .detection import LossWeights, box_losses, count_objects, label_loss, presence_loss
 from .grounding import GroundingBatch, GroundingLoss, GroundingStep, QueryCounts
@@ -60,8 +60,11 @@ class LateGroundingLoss(GroundingLoss):
         objects = late.find_objects(own, noised)
         learned = objects.queries.shape[1] - noised.shape[1]
         every = torch.arange(len(prompt), device=prompt.device)
-        meant, presence = net.part("decoder")(objects.queries[:, :learned], prompt, mask, every)
-        logits, boxes = both(meant, objects.logits[:, :learned]), objects.boxes[:, :learned]
+        decoder, boxes = net.part("decoder"), objects.boxes[:, :learned]
+        meant, presence = decoder(objects.queries[:, :learned], prompt, mask, every)
+        logits, presence = decoder.score_objects(
+            meant, objects.logits[:, :learned], presence, boxes.detach()
+        )
         terms.add("presence", presence_loss(presence, targets), w.presence)
         matches = self.matcher(logits, boxes, targets)
         terms.add("label", label_loss(logits, boxes, targets, matches, w), w.label)
