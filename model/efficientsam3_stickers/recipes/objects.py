@@ -3,11 +3,13 @@
 A small text encoder learns from a sentence encoder ("text"). Then image encoder and heads learn
 from scenes: boxes, masks and names of all objects, and prompts that choose among them ("objects").
 The rate is constant, so that this stage goes on for as long as there is time: ``objects.steps`` may
-be set to more or less at any time. Then the rate falls while images are larger ("finer").
+be set to more or less at any time. Then the rate falls while images are larger ("finer"). At last
+scores are learned with everything else fixed ("calibrate").
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,11 @@ import numpy as np
 import torch
 
 from efficientsam3.build import LateConfig, ModelConfig, StudentConfig, TextConfig, build
-from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.read import read_state
 from efficientsam3.errors import CheckpointError
 from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.late_detector import LateDetector
-from efficientsam3.train.merge import save_model
+from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import Recipe, Run, Stage
 from efficientsam3.train.settings import LoopSettings
 from efficientsam3.train.task import Task
@@ -39,6 +40,7 @@ from ..training.object_task import ObjectTask
 from ..training.phrase_distillation import PhraseDistillation, load_phrases
 from ..training.phrase_table import PhraseTable
 from ..training.phrase_truth import list_phrases, phrase_truth
+from ..training.scores import fit_rescorer, read_answers
 from ..training.sticker_teacher import StickerTeacher, load_sticker_vectors
 from .common import MODEL_NAME, loop_settings
 from .stickers import CALIBRATION_SEED
@@ -50,6 +52,14 @@ LARGE_FIRST, MOSTLY_FREE = (2, 2, 0, 3), (0, 2, 0, 3)
 """Objects on a side of tiled images, by turns; 0: free scenes. Names are learned from large
 objects. With three quarters of free scenes the loss of names fell by 0.05 in 100 steps, with a
 quarter of them by 0.2; larger images come with half of them."""
+RESCORING = 48
+"""Width of the networks that correct scores."""
+SCORED_PROMPTS = 12
+"""Prompts of a scene, at most, from which scores are learned."""
+SCORED_BACKGROUNDS = 256
+"""Different backgrounds of these scenes."""
+SCORED_SEED = 1 << 45
+"""Seed of the first of these scenes."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,15 @@ class Options:
     there is a teacher of images."""
     restyled: float = 0.3
     """Share of the stickers that are drawn in another style, as lines and flat colors."""
+    model: str = ""
+    """Folder of a saved model whose scores "calibrate" learns, with a tracker if it has one;
+    empty: the model of the stage "finer"."""
+    scored: int = 2000
+    """Scenes of training from which scores are learned; 0: none are."""
+    score_steps: int = 2500
+    """Steps by which scores are learned, a few milliseconds each."""
     calibration: int = 200
-    """Scenes by which the presence of the model is calibrated."""
+    """Other scenes by which presence and scores are shifted."""
     workers: int = 1
     """Processes that make batches, for each process that trains."""
     validate: bool = True
@@ -327,16 +344,54 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     )
 
 
-def _calibrate(run: Run) -> None:
-    """Shift presence and scores by scenes that serve this alone; nothing is trained."""
+def _load_scored(run: Run) -> tuple[ModelConfig, LateDetector]:
+    """The model whose scores are learned, with an untrained rescorer if it has none."""
     o: Options = run.options
-    _, config, net = load_folder(run.folder_of("finer") / "model")
+    folder = Path(o.model) if o.model else run.folder_of("finer") / "model"
+    _, config, learned = load_model(folder)
+    if config.late is None:
+        raise CheckpointError(f"{folder} has no late fusion; --set model= takes a model that has")
+    late = dataclasses.replace(config.late, rescoring=config.late.rescoring or RESCORING)
+    config = dataclasses.replace(config, late=late)
+    net = new_detector(config, o.seed)
+    own = {k: v for k, v in net.state_dict().items() if k.startswith("decoder.rescorer.")}
+    net.load_state_dict({**own, **learned.state_dict()})
+    return config, net.eval().requires_grad_(False)
+
+
+def _learn_scores(run: Run, config: ModelConfig, net: LateDetector) -> tuple[float, float]:
+    """Train the rescorer of a model, in place; its loss before and after."""
+    o: Options = run.options
+    stickers = StickerArt.open()
+    names, size = training_names(stickers), min(o.batch, o.scored)
+    scenes = SceneGenerator(
+        stickers,
+        SPLITS["train"],
+        config.resolution,
+        names,
+        backgrounds=SCORED_BACKGROUNDS,
+        restyled=o.restyled,
+    )
+    shares = PromptShares(prompts=SCORED_PROMPTS)
+    make = ObjectBatches(config, [scenes], size, names, shares, SCORED_SEED)
+    batches = (make(i, np.random.default_rng([o.seed, i])) for i in range(o.scored // size))
+    answers = read_answers(net, batches, config.context)
+    rescorer = net.part("decoder").rescorer
+    return fit_rescorer(rescorer, answers, steps=o.score_steps, seed=o.seed)
+
+
+def _calibrate(run: Run) -> None:
+    """Learn scores from scenes of training, then shift them by scenes that serve this alone."""
+    o: Options = run.options
+    config, net = _load_scored(run)
+    losses = _learn_scores(run, config, net) if o.scored else None
     generator = SceneGenerator(StickerArt.open(), SPLITS["seen"], config.resolution)
     scenes = (generator.scene(CALIBRATION_SEED + i) for i in range(o.calibration))
     result = calibrate(net, config, (to_training_sample(scene) for scene in scenes))
     save_model(run.stage_folder / "model", MODEL_NAME, config, net)
     with replacing(run.stage_folder / "calibration.json") as temporary:
-        temporary.write_text(json.dumps(result._asdict(), indent=1) + "\n", encoding="utf-8")
+        found = {**result._asdict(), "score_losses": losses}
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _save(run: Run, task: Task) -> None:
@@ -353,7 +408,7 @@ RECIPE = Recipe(
         Stage("objects", _prepare_objects, "image encoder and heads learn from scenes", _save),
         Stage("finer", _prepare_finer, "all goes on in larger images, and the rate falls", _save),
         Stage(
-            "calibrate", _calibrate, "presence and scores are shifted to the best cgF1", alone=True
+            "calibrate", _calibrate, "scores are learned and shifted to the best cgF1", alone=True
         ),
     ),
     Options(),

@@ -441,19 +441,22 @@ def name_loss(logits: Tensor, concepts: Tensor, truth: Tensor, names: int) -> Te
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def assign_all(boxes: Tensor, matched: Assignment, batch: ObjectBatch) -> Tensor:
+def assign_all(
+    boxes: Tensor, matched: Assignment, batch: ObjectBatch, least: float = DUPLICATE_IOU
+) -> Tensor:
     """The object of each query: the matched one, else one that its box overlaps most; -1 for none.
 
     Args:
         boxes: (B, Q, 4) cxcywh in [0, 1].
         matched: Pairs that are matched.
         batch: The batch.
+        least: IoU of boxes above which a query that is not matched is judged as an object.
 
     Returns:
         (B, Q) int64.
     """
     iou, _ = pairwise_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(batch.boxes))
     best, which = (iou * batch.valid[:, None]).max(-1)
-    assigned = torch.where(best > DUPLICATE_IOU, which, -1)
+    assigned = torch.where(best > least, which, -1)
     assigned[matched.images, matched.queries] = matched.objects
     return assigned

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import efficientsam3 as es3
+from efficientsam3.build import LateConfig, build, tiny_config, tiny_late_config
+from efficientsam3.train.merge import save_model
 from efficientsam3.train.recipe import run_recipe
 from efficientsam3_stickers.recipes.objects import RECIPE
 
@@ -34,6 +38,8 @@ def test_stages_end_in_a_model_and_can_be_extended(
         "workers": "0",
         "validate": "false",
         "teacher": "0",
+        "scored": "4",
+        "score_steps": "20",
         "calibration": "2",
     }
     first = run_recipe(RECIPE, tmp_path, stages=["text", "objects"], steps=1, overrides=small)
@@ -51,3 +57,39 @@ def test_stages_end_in_a_model_and_can_be_extended(
     finer = es3.load(str(tmp_path / "finer" / "model"), device="cpu")
     assert finer.config.resolution == 96
     assert finer.segment(np.zeros((50, 60, 3), np.uint8), "red apple").size == (50, 60)
+    scored = es3.load(str(tmp_path / "calibrate" / "model"), device="cpu")
+    assert scored.config.late is not None and scored.config.late.rescoring
+    before, after = finer.net.state_dict(), scored.net.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    new = {name for name in after if name not in before}
+    assert new and all(name.startswith("decoder.rescorer.") for name in new)
+
+
+@pytest.mark.slow
+def test_scores_are_learned_for_a_model_that_tracks_and_it_still_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFFICIENTSAM3_CACHE", str(tmp_path / "cache"))
+    bake_shapes(tmp_path / "cache" / "scenes")
+    config = tiny_late_config(late=LateConfig(1, 1, 1, (8, 16), 16))
+    save_model(tmp_path / "tracks", "tracks", config, build(config))
+    options = {
+        "model": str(tmp_path / "tracks"),
+        "batch": "2",
+        "backgrounds": "4",
+        "scored": "4",
+        "score_steps": "20",
+        "calibration": "2",
+    }
+    run_recipe(RECIPE, tmp_path / "run", stages=["calibrate"], overrides=options)
+    model = es3.load(str(tmp_path / "run" / "calibrate" / "model"), device="cpu")
+    assert "video" in model.abilities
+    before, after = json.loads((tmp_path / "run" / "calibrate" / "calibration.json").read_text())[
+        "score_losses"
+    ]
+    assert after < before
+    early = tiny_config()
+    save_model(tmp_path / "early", "early", early, build(early))
+    options["model"] = str(tmp_path / "early")
+    with pytest.raises(es3.CheckpointError, match="no late fusion"):
+        run_recipe(RECIPE, tmp_path / "other", stages=["calibrate"], overrides=options)
