@@ -18,7 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SCENES = ROOT / "demo" / "scenes" / "images"
-MASKS = {"scene_0000001": "animal", "scene_0000002": "vehicle", "scene_0000005": "strawberry"}
+MASKS = {"scene_0000008": "vehicle", "scene_0000005": "knife fork plate", "scene_0000007": "spider"}
 """Scenes and phrases of the first image. They are good results, chosen by eye."""
 ANSWERS = ("scene_0000001", "scene_0000007")
 """Scenes with hits and misses. The demo writes all twelve to out/demo/answers."""

@@ -23,7 +23,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     model = es3.load(options.model)
-    detector = ConceptDetector(model, options.concepts, threshold=options.threshold)
+    # Nothing is both an animal and a vehicle: each object gets its best label.
+    detector = ConceptDetector(
+        model, options.concepts, threshold=options.threshold, class_agnostic=True
+    )
     image = Image.open(options.image).convert("RGB")  # a PIL image has a known channel order
     detections = detector.predict(image)
     print(f"{len(detections)} found:", *detections.data["class_name"])

@@ -22,8 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/examples/dataset"))
     options = parser.parse_args(arguments)
 
-    threshold, out = options.threshold, options.out
-    made = auto_annotate(options.data, options.concepts, out, options.model, threshold=threshold)
+    # With class_agnostic, each object gets its best label.
+    settings = {"threshold": options.threshold, "class_agnostic": True}
+    out = options.out
+    made = auto_annotate(options.data, options.concepts, out, options.model, **settings)
     print(f"{made.objects} objects in {made.images} images: {made.data}")
     folders = [str(out / kind / "train") for kind in ("images", "labels")]
     sheet = Image.new("RGB", (4 * 240, 3 * 240))
