@@ -3,7 +3,7 @@
     python benchmarks/backends.py --upstream CHECKOUT --turns 5 --busy
 
 Each model is exported once, before anything is timed. Each turn starts one process for each row,
-which answers one image and one concept, then further ones. Times do not depend on the weights,
+which answers one image and one concept, then further ones; 80 concepts are asked in the first turn. Times do not depend on the weights,
 which are untrained here; the agreement of eight bits is measured with the packaged model by
 ``efficientsam3 export --precision int8``. ``--busy`` repeats the turns beside one busy process.
 """
@@ -66,17 +66,18 @@ def export_all(model: str, checkpoint: Path, folder: Path, rows: list[tuple[str,
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def child_export(folder: str, repeat: int) -> dict[str, float]:
+def child_export(folder: str, repeat: int, many: bool) -> dict[str, float]:
     """Times of an exported model, in a process that has not imported torch.
 
     Args:
         folder: The folder of the export.
         repeat: Runs, whose median is taken.
+        many: Whether 80 concepts are asked, too.
     """
     import efficientsam3 as es3
 
     model = es3.load(folder)
-    return timed(model, repeat)
+    return timed(model, repeat, many)
 
 
 def child_pytorch(arguments: argparse.Namespace, dtype: str, speed: str) -> dict[str, float]:
@@ -91,15 +92,16 @@ def child_pytorch(arguments: argparse.Namespace, dtype: str, speed: str) -> dict
 
     chosen = None if dtype == "best" else dtype
     model = es3.load(arguments.model, checkpoint=arguments.checkpoint, dtype=chosen, speed=speed)
-    return timed(model, arguments.repeat)
+    return timed(model, arguments.repeat, arguments.many)
 
 
-def timed(model: Any, repeat: int) -> dict[str, float]:
+def timed(model: Any, repeat: int, many: bool = True) -> dict[str, float]:
     """Seconds of the columns, and the highest memory of the process after the first image, MiB.
 
     Args:
         model: The model.
         repeat: Runs, whose median is taken.
+        many: Whether 80 concepts are asked, too; if not, their column is missing.
     """
     image = photograph()
     options: dict[str, Any] = {"threshold": 0.0, "max_instances": 20}
@@ -118,11 +120,20 @@ def timed(model: Any, repeat: int) -> dict[str, float]:
         steps = (b - a for a, b in itertools.pairwise(times))
         runs.append((*steps, times[2] - times[0]))
     read, first, following, together = (statistics.median(c) for c in zip(*runs, strict=True))
-    many = [f"thing {i}" for i in range(80)]
-    start = clock()
-    model.segment(encoded, many, threshold=0.5, max_instances=20)
-    seconds = (since_start, read, first, together, following, clock() - start, memory)
-    return dict(zip(COLUMNS, seconds, strict=True))
+    found = {
+        "start": since_start,
+        "image": read,
+        "first concept": first,
+        "together": together,
+        "next concept": following,
+        "MiB": memory,
+    }
+    if many:
+        start = clock()
+        things = [f"thing {i}" for i in range(80)]
+        model.segment(encoded, things, threshold=0.5, max_instances=20)
+        found["80 concepts"] = clock() - start
+    return found
 
 
 def child_upstream(arguments: argparse.Namespace) -> dict[str, float]:
@@ -172,16 +183,17 @@ def busy_process(wanted: bool) -> Iterator[None]:
             other.wait()
 
 
-def run(arguments: argparse.Namespace, row: str) -> dict[str, float]:
+def run(arguments: argparse.Namespace, row: str, many: bool) -> dict[str, float]:
     """Figures of one process.
 
     Args:
         arguments: The command's arguments.
         row: Name of the row.
+        many: Whether 80 concepts are asked, too.
     """
     command = [sys.executable, __file__, arguments.model, "--child", row]
     command += ["--checkpoint", str(arguments.checkpoint), "--repeat", str(arguments.repeat)]
-    command += ["--folder", str(arguments.folder)]
+    command += ["--folder", str(arguments.folder), *(["--many"] if many else [])]
     if arguments.upstream:
         command += ["--upstream", arguments.upstream]
     environment = {**os.environ, "STARTED": str(time.time())}
@@ -196,7 +208,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> list[str]:
         rows: Figures of each turn, by the name of the row.
     """
     medians = {
-        name: {c: statistics.median(turn[c] for turn in turns) for c in COLUMNS}
+        name: {c: statistics.median(turn[c] for turn in turns if c in turn) for c in COLUMNS}
         for name, turns in rows.items()
     }
     reference = medians.get("upstream")
@@ -223,6 +235,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="then again beside a busy process")
     parser.add_argument("--rows", nargs="+", help="only these rows")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--many", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         kind, *rest = arguments.child.split()
@@ -231,7 +244,8 @@ def main() -> None:
         elif kind == "PyTorch":
             found = child_pytorch(arguments, *rest)
         else:
-            found = child_export(str(arguments.folder / "-".join([kind, *rest])), arguments.repeat)
+            folder = arguments.folder / "-".join([kind, *rest])
+            found = child_export(str(folder), arguments.repeat, arguments.many)
         print(json.dumps(found))
         return
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +266,7 @@ def main() -> None:
         with busy_process(busy):
             for turn in range(arguments.turns):
                 for row in rows:
-                    found[row].append(run(arguments, row))
+                    found[row].append(run(arguments, row, many=turn == 0))
                 say(f"turn {turn + 1} of {arguments.turns}{', beside a busy process' * busy}")
                 for line in table(found):
                     print(line, flush=True)

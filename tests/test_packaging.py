@@ -186,6 +186,25 @@ def test_metadata_names_license_script_and_extras(wheel: zipfile.ZipFile) -> Non
         assert line in scripts
 
 
+def test_the_readme_lists_every_extra(wheel: zipfile.ZipFile) -> None:
+    """All but those of developers, and what "all" leaves out."""
+    (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    metadata = HeaderParser().parsestr(wheel.read(name).decode())
+    extras = set(metadata.get_all("Provides-Extra") or ()) - {"dev", "docs"}
+    (_, table) = metadata.get_payload().split("| extra | adds |", 1)
+    rows = table.split("\n\n", 1)[0].splitlines()[2:]
+    listed = {word for row in rows for word in re.findall(r"`([a-z0-9]+)`", row)}
+    assert listed == extras
+    needs: dict[str, set[str]] = {extra: set() for extra in extras}
+    for line in metadata.get_all("Requires-Dist", []):
+        requirement, _, marker = line.partition(";")
+        if (found := re.search(r"extra == '([a-z0-9]+)'", marker)) and found[1] in extras:
+            needs[found[1]].add(requirement.strip())
+    left_out = {extra for extra, own in needs.items() if not own <= needs["all"]}
+    (row,) = (row for row in rows if row.startswith("| `all` |"))
+    assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) == left_out
+
+
 def test_agpl_code_is_only_installed_by_its_own_name(wheel: zipfile.ZipFile) -> None:
     info = f"efficientsam3-{efficientsam3.__version__}.dist-info"
     metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())

@@ -20,7 +20,9 @@ def test_the_table_has_medians_and_factors(script: Callable[[str], ModuleType]) 
     def turn(seconds: float) -> dict[str, float]:
         return dict.fromkeys(backends.COLUMNS, seconds) | {"MiB": 100 * seconds}
 
-    lines = backends.table({"upstream": [turn(8), turn(2), turn(4)], "ours": [turn(2)]})
+    later = turn(2)
+    del later["80 concepts"]  # asked in the first turn alone
+    lines = backends.table({"upstream": [turn(8), turn(2), turn(4)], "ours": [turn(2), later]})
     upstream, ours = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
     assert upstream == ["upstream", *["4.00"] * 6, "400"]
     assert ours == ["ours", "2.00", *["2.00 (2.0x)"] * 5, "200"]
@@ -37,3 +39,6 @@ def test_a_model_is_timed(
     assert set(found) == set(backends.COLUMNS)
     assert found["start"] > 1 and found["MiB"] > 10
     assert found["together"] == pytest.approx(found["image"] + found["first concept"], rel=0.2)
+    model = es3.load(tmp_path / "tiny", device="cpu")
+    less = backends.timed(model, repeat=1, many=False)
+    assert set(found) - set(less) == {"80 concepts"}
