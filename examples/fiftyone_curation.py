@@ -22,8 +22,7 @@ def main(
         result = foo.execute_operator(f"{PLUGIN}/{operator}", context, params=options | params)
         print(f"{operator}: {result.result['message']}")
 
-    # With class_agnostic, each object gets its best label.
-    run("segment_concepts", concepts=concepts.split(","), class_agnostic=True)
+    run("segment_concepts", concepts=concepts.split(","), class_agnostic=True)  # one label each
     first = concepts.split(",")[0].strip()
     ranked = dataset.sort_by(f"esam3.concept_presence.{first}", reverse=True)
     best = ranked.first()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,22 @@ from .graphs import Graph, choose_queries, join_prompt, run_graph
 
 PHRASES = ("person", "animal", "vehicle", "plant", "food", "furniture", "tool", "sign")
 """Phrases of the calibration where the user gives none; each picture is asked for one."""
+
+# fmt: off
+FURTHER = (
+    "dog", "red car", "a man with a hat", "chair", "small white bird", "cup", "traffic light",
+    "house", "green leaf", "shoe", "bicycle", "yellow school bus", "bottle", "computer screen",
+    "tree", "a slice of pizza", "book", "cat", "wooden table", "ball", "street sign", "fish",
+    "blue umbrella", "flower", "woman in a black dress", "fork", "airplane", "cloud", "old clock",
+    "horse", "bag", "window", "ripe banana", "hand", "boat on the water", "lamp", "insect",
+    "child", "key", "musical instrument", "mountain", "letter a", "striped shirt", "machine",
+    "star", "cake", "dark blue truck", "door",
+)
+# fmt: on
+"""Phrases that the heads are calibrated by besides the user's. Their ranges depend on the words."""
+
+HEAD_FEEDS = 48
+"""Phrases, at least, by which the heads are calibrated, over all pictures together."""
 
 BEST = 40
 """Queries of a picture whose masks are compared."""
@@ -45,6 +62,7 @@ class Sample:
 
     Attributes:
         inputs: Inputs by graph and name.
+        further: Inputs of the graph "heads" with further phrases.
         words: (1, L, C) text features of the phrase.
         valid: (1, L) bool, which tokens the phrase has.
         queries: (K,) the best queries.
@@ -54,6 +72,7 @@ class Sample:
     """
 
     inputs: dict[str, dict[str, Array]]
+    further: list[dict[str, Array]]
     words: Array
     valid: Array
     queries: Array
@@ -77,12 +96,13 @@ class Calibration:
     held_out: bool
 
     def feeds(self, graph: str) -> list[dict[str, Array]]:
-        """Inputs of a graph, one for each picture.
+        """Inputs of a graph, one for each picture, and further ones for the heads.
 
         Args:
             graph: Name of the graph.
         """
-        return [s.inputs[graph] for s in self.samples if graph in s.inputs]
+        own = [s.inputs[graph] for s in self.samples if graph in s.inputs]
+        return own + [feed for s in self.samples for feed in s.further if graph == "heads"]
 
 
 class Pictures(NamedTuple):
@@ -165,20 +185,34 @@ def calibrate(
     phrases = list(unique_phrases(read_classes(concepts) or {}).values()) or list(PHRASES)
     by_name = {graph.name: graph for graph in graphs if graph.name in CHAIN}
 
-    def make(pictures: list[Array]) -> list[Sample]:
+    def make(pictures: list[Array], more: int) -> list[Sample]:
         return [
-            _sample(model, by_name, picture, phrases[i % len(phrases)], with_masks=i < MASK_FEEDS)
+            _sample(
+                model,
+                by_name,
+                picture,
+                phrases[i % len(phrases)],
+                [FURTHER[k % len(FURTHER)] for k in range(i * more, (i + 1) * more)],
+                with_masks=i < MASK_FEEDS,
+            )
             for i, picture in enumerate(pictures)
         ]
 
-    samples = make(pictures.calibrating)
-    measured = make(pictures.measuring) if pictures.held_out else samples[:MEASURED]
+    more = min(len(FURTHER), -(-HEAD_FEEDS // len(pictures.calibrating)) - 1)
+    samples = make(pictures.calibrating, max(0, more))
+    measured = make(pictures.measuring, 0) if pictures.held_out else samples[:MEASURED]
     return Calibration(samples, measured, pictures.held_out)
 
 
 @torch.no_grad()
 def _sample(
-    model: ImageModel, graphs: dict[str, Graph], picture: Array, phrase: str, *, with_masks: bool
+    model: ImageModel,
+    graphs: dict[str, Graph],
+    picture: Array,
+    phrase: str,
+    further: Sequence[str],
+    *,
+    with_masks: bool,
 ) -> Sample:
     c = model.config
     ids = torch.from_numpy(clip_tokenizer()([phrase], c.context))
@@ -200,6 +234,7 @@ def _sample(
             inputs[name] = {key: value.numpy() for key, value in feed.items()}
     return Sample(
         inputs,
+        [_feed_heads(graphs, known, other, c.context) for other in further],
         known["words"].numpy(),
         (ids != 0).numpy(),
         best.numpy(),
@@ -207,3 +242,14 @@ def _sample(
         float(known["presence"].sigmoid()[0]),
         float(known["logits"][0].max().sigmoid()),
     )
+
+
+def _feed_heads(
+    graphs: dict[str, Graph], known: dict[str, torch.Tensor], phrase: str, context: int
+) -> dict[str, Array]:
+    """Inputs of the heads for another phrase about a picture."""
+    other = {**known, "ids": torch.from_numpy(clip_tokenizer()([phrase], context))}
+    text = graphs["text"]
+    other |= run_graph(text, {key: other[key] for key in text.inputs})
+    join_prompt(other)
+    return {key: other[key].numpy() for key in graphs["heads"].inputs}

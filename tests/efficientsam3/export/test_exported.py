@@ -114,7 +114,9 @@ def test_given_objects_are_tracked_as_in_pytorch(
         assert index == same
         assert found.track_ids is not None
         assert found.track_ids.tolist() == expected.track_ids.tolist()  # type: ignore[union-attr]
-        agree(found, expected)
+        if len(expected):  # the weights are random, and objects may be lost
+            agree(found, expected)
+    assert sum(len(expected) > 0 for _, expected in theirs) >= 6
 
 
 @pytest.mark.slow

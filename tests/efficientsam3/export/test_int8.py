@@ -19,7 +19,12 @@ import efficientsam3 as es3
 from efficientsam3.cli.app import app
 from efficientsam3.export import ExportError, export_model, folder, quantize
 from efficientsam3.export.agreement import example_pixels
-from efficientsam3.export.calibration import Calibration, calibrate, read_pictures
+from efficientsam3.export.calibration import (
+    HEAD_FEEDS,
+    Calibration,
+    calibrate,
+    read_pictures,
+)
 from efficientsam3.export.graphs import graphs_of
 from efficientsam3.nn.detector import fold
 from efficientsam3.runtime.manifest import read_manifest
@@ -59,7 +64,11 @@ def test_pictures_that_measure_are_others(calibration: Calibration) -> None:
     samples = calibration.samples[0], calibration.measured[0]
     ours, theirs = (sample.inputs["image"]["pixels"] for sample in samples)
     assert np.abs(ours - theirs).max() > 0.1
-    assert [len(f["prompt"]) for f in calibration.feeds("heads")] == [1, 1]
+    heads = calibration.feeds("heads")
+    assert {len(feed["prompt"]) for feed in heads} == {1}
+    assert len(heads) >= HEAD_FEEDS and len(calibration.feeds("image")) == 2
+    words = {feed["prompt"].tobytes() for feed in heads}
+    assert len(words) >= HEAD_FEEDS - 2  # further phrases, of either picture
 
 
 class NoSessions:
