@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import fiftyone.core.frame as fofr
 import fiftyone.core.labels as fol
+import fiftyone.core.sample as fos
 import fiftyone.utils.torch as fout
 import numpy as np
 import torch
@@ -112,6 +113,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
         self._using_gpu = self._device.type in ("cuda", "mps")
         self._read_fields()
         self._failures = 0
+        self._late_errors: dict[str, tuple[Any, dict[str, str]]] = {}
         self._embedding_failed = False
         self._last_embeddings: Any = None
         self._last_image: tuple[str, es3.EncodedImage] | None = None
@@ -157,6 +159,7 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
             self._check_request()
             self._begin()
         self._failures = 0
+        self._late_errors = {}
         self._embedding_failed = False
         super().__enter__()
         return self
@@ -164,6 +167,9 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
     def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
         self._end()
+        for dataset, messages in self._late_errors.values():
+            dataset.set_values(ERROR_FIELD, messages, key_field="id")
+        self._late_errors = {}
         if self._failures:
             logger.warning(
                 "%d images had errors; the field %r of each sample holds the reason",
@@ -277,11 +283,25 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
             has_source = item.source in message
             logger.warning("%s", message if has_source else f"{item.source}: {message}")
             if sample is not None:
-                sample[ERROR_FIELD] = message
+                self._write_error(sample, message)
         elif sample is not None and _has_error_field(sample):
             # The field is not loaded here, so None alone would not count as a change.
             sample[ERROR_FIELD] = ""
             sample[ERROR_FIELD] = None
+
+    def _write_error(self, sample: Any, message: str) -> None:
+        """Record an error on a sample, now or at the end of ``apply_model``.
+
+        FiftyOne writes batches of samples in a thread, which fails where the dataset gets a new
+        field meanwhile. So the field is not made before the last batch is written.
+        """
+        dataset = sample.dataset
+        later = self._applied is not None and type(sample) in (fos.Sample, fos.SampleView)
+        if not later or dataset is None or _has_error_field(sample):
+            sample[ERROR_FIELD] = message
+        else:
+            _, messages = self._late_errors.setdefault(dataset.name, (dataset, {}))
+            messages[sample.id] = message
 
     def _segment(self, item: Item) -> fol.Detections:
         c = self.config

@@ -76,6 +76,26 @@ def test_a_corrupt_image_fails_alone_and_is_recorded(
     assert failed.first().esam3 is None
 
 
+def test_the_field_of_errors_is_made_when_all_batches_are_written(
+    dataset: Any, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new field fails the thread in which FiftyOne writes, where a person holds samples."""
+    from fiftyone.core.collections import SaveContext
+
+    model, seen = load(classes=["bus"]), []
+    write = SaveContext._do_save_batch
+
+    def written(self: Any) -> None:
+        seen.append(dataset.has_sample_field(ERROR_FIELD))
+        write(self)
+
+    monkeypatch.setattr(SaveContext, "_do_save_batch", written)
+    held = list(dataset)
+    apply(dataset, model)
+    assert seen and not any(seen)
+    assert [bool(sample[ERROR_FIELD]) for sample in held] == [False, False, True, False]
+
+
 def test_the_error_is_cleared_when_the_image_is_repaired(
     dataset: Any, load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
