@@ -3,9 +3,10 @@
     python benchmarks/backends.py --upstream CHECKOUT --turns 5 --busy
 
 Each model is exported once, before anything is timed. Each turn starts one process for each row,
-which answers one image and one concept, then further ones; 80 concepts are asked in the first turn. Times do not depend on the weights,
-which are untrained here; the agreement of eight bits is measured with the packaged model by
-``efficientsam3 export --precision int8``. ``--busy`` repeats the turns beside one busy process.
+which answers one image and one concept, then further ones; 80 concepts are asked in the first turn.
+Times do not depend on the weights, which are untrained here; the agreement of eight bits is
+measured with the packaged model by ``efficientsam3 export --precision int8``. ``--busy`` repeats
+the turns beside one busy process.
 """
 
 from __future__ import annotations
