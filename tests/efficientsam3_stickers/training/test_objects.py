@@ -227,7 +227,8 @@ def test_all_parts_learn_from_one_batch(
     for name in ("token", "box", "dice", "name", "meant", "loss"):
         assert values[-1][name] < 0.9 * values[0][name], name
     unused = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
-    assert [n for n in unused if "points_" not in n] == []
+    later = ("points_", "rescorer.")  # a rescorer learns when everything else is trained
+    assert [n for n in unused if not any(part in n for part in later)] == []
 
 
 class SmallTeacher(nn.Module):
