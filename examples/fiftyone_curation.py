@@ -22,8 +22,8 @@ def main(
         result = foo.execute_operator(f"{PLUGIN}/{operator}", context, params=options | params)
         print(f"{operator}: {result.result['message']}")
 
-    run("segment_concepts", concepts=concepts.split(","), class_agnostic=True)  # one label each
-    first = concepts.split(",")[0].strip()
+    first, *others = (name.strip() for name in concepts.split(","))
+    run("segment_concepts", concepts=[first, *others], class_agnostic=True)  # one label per object
     ranked = dataset.sort_by(f"esam3.concept_presence.{first}", reverse=True)
     best = ranked.first()
     print(f"most likely to show a {first}, found or not: {best.filename}")

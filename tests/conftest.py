@@ -56,9 +56,12 @@ def tiny_model(**options: Any) -> es3.ImageModel:
         net = build(config).eval().requires_grad_(False)
     scale_weights(net)
     if config.late is not None:
-        # Masks are low outside of their boxes, and would be of a pixel or none.
+        # Masks are low outside of their boxes, and would be of a pixel or none. Random weights
+        # would lose a tracked object on some frames.
         with torch.no_grad():
             net.masks.query.layers[-1].bias[-1] += 6
+            if net.has("interactive"):
+                net.interactive.masks.pred_obj_score_head.layers[-1].bias += 6
     return es3.ImageModel(
         "tiny", config, lambda: net, **{"device": "cpu", "dtype": "float32", **options}
     )

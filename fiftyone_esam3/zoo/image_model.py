@@ -113,7 +113,8 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
         self._using_gpu = self._device.type in ("cuda", "mps")
         self._read_fields()
         self._failures = 0
-        self._late_errors: dict[str, tuple[Any, dict[str, str]]] = {}
+        # By dataset, the errors that are written at the end; None outside of a context.
+        self._late_errors: dict[str, tuple[Any, dict[str, str]]] | None = None
         self._embedding_failed = False
         self._last_embeddings: Any = None
         self._last_image: tuple[str, es3.EncodedImage] | None = None
@@ -167,9 +168,9 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
     def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
         self._end()
-        for dataset, messages in self._late_errors.values():
+        late, self._late_errors = self._late_errors or {}, None
+        for dataset, messages in late.values():
             dataset.set_values(ERROR_FIELD, messages, key_field="id")
-        self._late_errors = {}
         if self._failures:
             logger.warning(
                 "%d images had errors; the field %r of each sample holds the reason",
@@ -290,17 +291,17 @@ class EfficientSam3(fout.TorchImageModelWithPrompts, PromptedModel):
             sample[ERROR_FIELD] = None
 
     def _write_error(self, sample: Any, message: str) -> None:
-        """Record an error on a sample, now or at the end of ``apply_model``.
+        """Record an error on a sample, now or when the context of the model ends.
 
-        FiftyOne writes batches of samples in a thread, which fails where the dataset gets a new
-        field meanwhile. So the field is not made before the last batch is written.
+        FiftyOne saves batches of samples in a thread. That thread fails if the dataset gets a new
+        field at the same time, so the field is added after the last batch is saved.
         """
-        dataset = sample.dataset
-        later = self._applied is not None and type(sample) in (fos.Sample, fos.SampleView)
-        if not later or dataset is None or _has_error_field(sample):
+        late, dataset = self._late_errors, sample.dataset
+        is_image = type(sample) in (fos.Sample, fos.SampleView)  # no patch and no frame
+        if late is None or dataset is None or not is_image or _has_error_field(sample):
             sample[ERROR_FIELD] = message
         else:
-            _, messages = self._late_errors.setdefault(dataset.name, (dataset, {}))
+            _, messages = late.setdefault(dataset.name, (dataset, {}))
             messages[sample.id] = message
 
     def _segment(self, item: Item) -> fol.Detections:

@@ -36,7 +36,8 @@ FURTHER = (
     "star", "cake", "dark blue truck", "door",
 )
 # fmt: on
-"""Phrases that the heads are calibrated by besides the user's. Their ranges depend on the words."""
+"""Further phrases by which the heads are calibrated: the ranges of their numbers depend on the
+phrase, and the user's phrases are often few."""
 
 HEAD_FEEDS = 48
 """Phrases, at least, by which the heads are calibrated, over all pictures together."""
@@ -101,8 +102,10 @@ class Calibration:
         Args:
             graph: Name of the graph.
         """
-        own = [s.inputs[graph] for s in self.samples if graph in s.inputs]
-        return own + [feed for s in self.samples for feed in s.further if graph == "heads"]
+        feeds = [s.inputs[graph] for s in self.samples if graph in s.inputs]
+        if graph == "heads":
+            feeds += [feed for s in self.samples for feed in s.further]
+        return feeds
 
 
 class Pictures(NamedTuple):

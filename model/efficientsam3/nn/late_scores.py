@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Mlp
+from .layers import Mlp, cxcywh_to_xyxy
 
 STRONGEST = 3
 """How many of the largest logits of a prompt the scores depend on."""
 LIKELY = -1.0
 """Logit above which a query is likely to be an object."""
 LIMIT = 12.0
-"""Magnitude at which logits are cut off before a network reads them."""
+"""Logits are clipped to this magnitude before a network reads them."""
 
 
 def both(a: Tensor, b: Tensor) -> Tensor:
@@ -33,11 +33,12 @@ def both(a: Tensor, b: Tensor) -> Tensor:
 class Rescorer(nn.Module):
     """Corrects the logits of a prompt's objects by those of all objects of the image.
 
-    Three logits are known of a prompt and an object: whether the prompt means it, whether it is an
-    object of its own, and whether the image shows the concept at all. Each is learned by itself,
-    so their product is no good probability. Two small networks add to the logits. They read all
-    three, the strongest of the image, and how much of an object's box stronger ones cover.
-    Untrained, they add nothing.
+    A model predicts three logits for a prompt and an object: whether the prompt means the object,
+    whether the query is an object of its own, and whether the image shows the concept at all. Each
+    has a loss of its own, so the product of the three probabilities is a poor estimate of the
+    probability that all are true. Two small networks add to the logits. They read all three, the
+    largest ones of the image, and how much the box of an object overlaps those of objects with
+    larger logits. Untrained, they add nothing.
 
     Args:
         hidden: Width of the hidden layers.
@@ -69,9 +70,9 @@ class Rescorer(nn.Module):
         """
         product = both(meant, found)
         strongest = product.topk(STRONGEST, 1).values
-        similar = torch.where(found > LIKELY, meant, torch.full_like(meant, -LIMIT)).amax(1)
-        image = _read(torch.cat([presence[:, None], similar[:, None], strongest], 1))
-        own = _read(torch.stack([meant, found, product, product - strongest[:, :1]], -1))
+        likely = torch.where(found > LIKELY, meant, torch.full_like(meant, -LIMIT)).amax(1)
+        image = _scale(torch.cat([presence[:, None], likely[:, None], strongest], 1))
+        own = _scale(torch.stack([meant, found, product, product - strongest[:, :1]], -1))
         stronger = (product[:, None] > product[:, :, None]).float()
         covered = (overlaps(boxes) * stronger[..., None]).amax(2)
         known = torch.cat([own, covered, image[:, None] + torch.zeros_like(own[..., :1])], -1)
@@ -89,16 +90,15 @@ def overlaps(boxes: Tensor) -> Tensor:
         (B, Q, Q, 3): IoU, the share of a row's box within the column's, and the share of the
         column's within the row's.
     """
-    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
-    sides = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(
-        low[:, :, None], low[:, None]
-    )
-    sides = sides.relu()
+    low, high = cxcywh_to_xyxy(boxes).split(2, -1)
+    first = torch.maximum(low[:, :, None], low[:, None])
+    last = torch.minimum(high[:, :, None], high[:, None])
+    sides = (last - first).relu()
     shared = sides[..., 0] * sides[..., 1]
     area = boxes[..., 2] * boxes[..., 3] + 1e-6
     rows, columns = area[:, :, None], area[:, None]
     return torch.stack([shared / (rows + columns - shared), shared / rows, shared / columns], -1)
 
 
-def _read(logits: Tensor) -> Tensor:
+def _scale(logits: Tensor) -> Tensor:
     return logits.clamp(-LIMIT, LIMIT) / 4

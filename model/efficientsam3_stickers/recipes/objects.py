@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import Recipe, Run, Stage
-from efficientsam3.train.settings import LoopSettings
+from efficientsam3.train.settings import LoopSettings, check
 from efficientsam3.train.task import Task
 
 from ..art import StickerArt
@@ -104,6 +105,10 @@ class Options:
     """Processes that make batches, for each process that trains."""
     validate: bool = True
     """Whether to validate."""
+
+    def __post_init__(self) -> None:
+        for name in ("scored", "score_steps"):
+            check(self, name, getattr(self, name) >= 0, "0 or more")
 
 
 def objects_config(resolution: int) -> ModelConfig:
@@ -235,6 +240,12 @@ def load_start(net: LateDetector, path: Path) -> None:
     net.load_state_dict(state)
 
 
+def _phrase_table(stickers: StickerArt, names: Sequence[str], config: ModelConfig) -> PhraseTable:
+    concepts = [stickers.concepts[name] for name in names]
+    phrases = list_phrases(concepts)
+    return PhraseTable(phrases, len(names), phrase_truth(concepts, phrases), config.context)
+
+
 def object_task(
     run: Run, net: LateDetector, config: ModelConfig, seed: int, tiles: tuple[int, ...]
 ) -> ObjectTask:
@@ -250,9 +261,7 @@ def object_task(
     o: Options = run.options
     stickers = StickerArt.open()
     names = training_names(stickers)
-    concepts = [stickers.concepts[name] for name in names]
-    phrases = list_phrases(concepts)
-    table = PhraseTable(phrases, len(names), phrase_truth(concepts, phrases), config.context)
+    table = _phrase_table(stickers, names, config)
     generators = [
         SceneGenerator(
             stickers,
@@ -375,7 +384,7 @@ def _learn_scores(run: Run, config: ModelConfig, net: LateDetector) -> tuple[flo
     shares = PromptShares(prompts=SCORED_PROMPTS)
     make = ObjectBatches(config, [scenes], size, names, shares, SCORED_SEED)
     batches = (make(i, np.random.default_rng([o.seed, i])) for i in range(o.scored // size))
-    answers = read_answers(net, batches, config.context)
+    answers = read_answers(net, batches, _phrase_table(stickers, names, config))
     rescorer = net.part("decoder").rescorer
     return fit_rescorer(rescorer, answers, steps=o.score_steps, seed=o.seed)
 

@@ -150,32 +150,20 @@ class ObjectLoss:
         pairs: Assignment,
     ) -> None:
         w = self.weights
-        head, pixels = net.part("masks"), net.mask_features(image)[0]
-        boxes = objects.boxes.detach()
-        logits, true, wanted = [], [], []
-        for row in range(len(pixels)):
-            mine = pairs.images == row
-            queries, which = pairs.queries[mine], pairs.objects[mine]
-            if len(queries):
-                one = slice(row, row + 1)
-                args = objects.queries[row, queries][None], boxes[row, queries][None]
-                logits.append(head(*args, pixels[one])[0])
-                true.append(batch.masks[row, which])
-                wanted.append(batch.boxes[row, which])
-        if not logits:
+        if not len(pairs.images):
+            head, pixels = net.part("masks"), net.mask_features(image)[0]
             zero = pixels.sum() * 0 + head.query(objects.queries).sum() * 0
             terms.add("mask", zero, w.mask)
             terms.add("dice", zero, w.dice)
             return
-        found, target = torch.cat(logits), torch.cat(true).float() / 255
-        near = near_boxes(torch.cat(wanted), found.shape[-1])
+        found = draw_pairs(net, image, objects, pairs)
+        target = batch.masks[pairs.images, pairs.objects].float() / 255
+        near = near_boxes(batch.boxes[pairs.images, pairs.objects], found.shape[-1])
         entropy = F.binary_cross_entropy_with_logits(found, target, reduction="none")
         terms.add("mask", ((entropy * near).sum((1, 2)) / near.sum((1, 2))).mean(), w.mask)
         terms.add("dice", dice_loss(found, target).mean(), w.dice)
         with torch.no_grad():
-            shown, meant = found > 0, target > 0.5
-            iou = (shown & meant).sum((1, 2)) / (shown | meant).sum((1, 2)).clamp(min=1)
-            terms.add("iou", iou.mean(), 0.0)
+            terms.add("iou", iou_of_masks(found > 0, target > 0.5).mean(), 0.0)
 
     def _name_terms(
         self,
@@ -275,6 +263,35 @@ def read_exemplars(
     keep[with_boxes] = valid
     place = with_boxes.nonzero().squeeze(1)
     return shown.index_copy(0, place, tokens), keep
+
+
+def draw_pairs(
+    net: LateDetector, image: ImageFeatures, objects: ObjectQueries, pairs: Assignment
+) -> Tensor:
+    """The masks of the queries of pairs.
+
+    Args:
+        net: The model.
+        image: Features of the images.
+        objects: Their queries.
+        pairs: M pairs, at least one, in the order of their images.
+
+    Returns:
+        (M, h, w) logits.
+    """
+    head, pixels = net.part("masks"), net.mask_features(image)[0]
+    boxes, drawn = objects.boxes.detach(), []
+    for row in range(len(pixels)):
+        queries = pairs.queries[pairs.images == row]
+        if len(queries):
+            one = objects.queries[row, queries][None], boxes[row, queries][None]
+            drawn.append(head(*one, pixels[row : row + 1])[0])
+    return torch.cat(drawn)
+
+
+def iou_of_masks(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of masks (..., h, w) bool that broadcast."""
+    return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)
 
 
 def one_of_each(matched: Assignment, known: Assignment) -> Assignment:

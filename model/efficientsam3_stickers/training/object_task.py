@@ -17,7 +17,7 @@ from efficientsam3.train.task import Picture, Task
 from efficientsam3.train.validation import score
 
 from .object_batches import ObjectBatch, ObjectBatches
-from .object_loss import ObjectLoss
+from .object_loss import ObjectLoss, iou_of_masks
 
 LARGE = 0.25
 """Side of large objects, as a share of the image's side; their masks are measured separately."""
@@ -105,9 +105,9 @@ class ObjectTask(Task):
             pixels = net.mask_features(image)[0]
             masks = net.part("masks")(objects.queries, objects.boxes, pixels) > 0
             true = batch.masks > 127
-            ious.append(_iou(masks[:, -given:], true)[batch.valid])
+            ious.append(iou_of_masks(masks[:, -given:], true)[batch.valid])
             found = masks[:, :-given] & (objects.logits[:, :-given] > 0)[..., None, None]
-            pairs = [_iou(f[:, None], t[None]) for f, t in zip(found, true, strict=True)]
+            pairs = [iou_of_masks(f[:, None], t[None]) for f, t in zip(found, true, strict=True)]
             recalled.append(torch.stack([p.amax(0) for p in pairs])[batch.valid])
             large.append(batch.boxes[..., 2:].amax(-1)[batch.valid] > LARGE)
         is_large, iou, recall = torch.cat(large), torch.cat(ious), torch.cat(recalled)
@@ -140,8 +140,3 @@ class ObjectTask(Task):
             "teacher": getattr(self.criterion.teacher, "weight", 0.0),
             "phrases": len(self.criterion.table.phrases),
         }
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of masks (..., h, w) bool that broadcast."""
-    return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)

@@ -6,7 +6,7 @@ once, and the rescorer learns from them in a minute.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -14,14 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efficientsam3.errors import DataError
-from efficientsam3.nn.features import ImageFeatures
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.nn.late_objects import ObjectQueries
 from efficientsam3.nn.late_scores import Rescorer, both
-from efficientsam3.nn.tokenizer import tokenize
 
 from .object_batches import ObjectBatch
-from .object_loss import Assignment, assign_all, match, read_exemplars
+from .object_loss import (
+    Assignment,
+    assign_all,
+    draw_pairs,
+    iou_of_masks,
+    match,
+    read_exemplars,
+)
+from .phrase_table import PhraseTable
 
 GOOD_IOU = 0.5
 """Mask IoU of an object that counts as found."""
@@ -60,71 +66,40 @@ class Answers(NamedTuple):
 
 
 @torch.no_grad()
-def read_answers(net: LateDetector, batches: Iterable[ObjectBatch], context: int) -> Answers:
+def read_answers(net: LateDetector, batches: Iterable[ObjectBatch], table: PhraseTable) -> Answers:
     """The answers of a model to the prompts of batches.
 
     Args:
         net: The model, in evaluation mode.
         batches: Batches of scenes.
-        context: Tokens of a phrase.
+        table: Reads the phrases.
 
     Raises:
         DataError: No batch has a prompt.
     """
-    parts = [part for batch in batches for part in _answers(net, batch, context)]
+    parts = [_answer(net, batch, table) for batch in batches if batch.phrases]
     if not parts:
         raise DataError("scores cannot be learned: no scene has a prompt; pass more scenes")
     return Answers(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _answers(net: LateDetector, batch: ObjectBatch, context: int) -> Iterator[Answers]:
-    if not batch.phrases:
-        return
+def _answer(net: LateDetector, batch: ObjectBatch, table: PhraseTable) -> Answers:
     rows = batch.images
     image = net.encode_image(batch.pixels)
     objects = net.find_objects(image)
     matched = match(objects.logits, objects.boxes, batch)
-    good = good_masks(net, image, objects, matched, batch)
-    words, valid = net.read_text(tokenize(list(batch.phrases), context))
+    good = torch.zeros(0, dtype=torch.bool)
+    if len(matched.images):
+        drawn = draw_pairs(net, image, objects, matched) > 0
+        true = batch.masks[matched.images, matched.objects] > 127
+        good = iou_of_masks(drawn, true) > GOOD_IOU
+    words, valid = table.read(net, batch.phrases)
     shown, keep = read_exemplars(net, image, batch)
     prompt, mask = torch.cat([words, shown], 1), torch.cat([valid, keep], 1)
     meant, presence = net.part("decoder")(objects.queries, prompt, mask, rows)
     target, judged = score_targets(objects, matched, good, batch)
     found, boxes = objects.logits[rows], objects.boxes[rows]
-    yield Answers(meant, found, presence, boxes, target, judged, batch.meant.any(1))
-
-
-def good_masks(
-    net: LateDetector,
-    image: ImageFeatures,
-    objects: ObjectQueries,
-    matched: Assignment,
-    batch: ObjectBatch,
-) -> Tensor:
-    """Whether the masks of matched queries are near those of their objects.
-
-    Args:
-        net: The model.
-        image: Features of the images.
-        objects: Their queries.
-        matched: M pairs of queries and objects.
-        batch: The batch.
-
-    Returns:
-        (M,) bool.
-    """
-    head, pixels = net.part("masks"), net.mask_features(image)[0]
-    good = torch.zeros(len(matched.images), dtype=torch.bool)
-    for row in range(len(pixels)):
-        mine = (matched.images == row).nonzero().squeeze(1)
-        if len(mine):
-            which = matched.queries[mine]
-            one = objects.queries[row, which][None], objects.boxes[row, which][None]
-            drawn = head(*one, pixels[row : row + 1])[0] > 0
-            true = batch.masks[row, matched.objects[mine]] > 127
-            union = (drawn | true).sum((1, 2)).clamp(min=1)
-            good[mine] = (drawn & true).sum((1, 2)) / union > GOOD_IOU
-    return good
+    return Answers(meant, found, presence, boxes, target, judged, batch.meant.any(1))
 
 
 def score_targets(
@@ -192,8 +167,7 @@ def fit_rescorer(
     Returns:
         The loss on all answers before and after.
     """
-    with torch.no_grad():
-        before = float(score_loss(rescorer, answers))
+    before = _mean_loss(rescorer, answers, size)
     rescorer.requires_grad_(True)
     optimizer = torch.optim.AdamW(rescorer.parameters(), lr, weight_decay=1e-3)
     draw = torch.Generator().manual_seed(seed)
@@ -206,5 +180,14 @@ def fit_rescorer(
         loss.backward()
         optimizer.step()
     rescorer.requires_grad_(False)
-    with torch.no_grad():
-        return before, float(score_loss(rescorer, answers))
+    return before, _mean_loss(rescorer, answers, size)
+
+
+@torch.no_grad()
+def _mean_loss(rescorer: Rescorer, answers: Answers, size: int) -> float:
+    """The loss on all answers, of ``size`` prompts at a time, which bounds the memory."""
+    count = len(answers.present)
+    total = 0.0
+    for rows in torch.arange(count).split(size):
+        total += len(rows) * float(score_loss(rescorer, answers.take(rows)))
+    return total / count

@@ -107,16 +107,16 @@ def tracked(model: Any, frames: list[Any]) -> list[tuple[int, es3.Instances]]:
 def test_given_objects_are_tracked_as_in_pytorch(
     loaded: tuple[es3.ImageModel, ExportedModel], photo: Any
 ) -> None:
-    frames = [np.roll(photo, 2 * i, 1) for i in range(9)]
+    # The picture moves down. To the right, a pixel of the late model's mask is so near 0 that noise
+    # of 3e-7 in PyTorch's own weights changes a later score by 0.01.
+    frames = [np.roll(photo, 2 * i, 0) for i in range(9)]
     theirs, ours = (tracked(model, frames) for model in loaded)
     assert [index for index, _ in ours] == [*range(9), 1, 0]
     for (index, found), (same, expected) in zip(ours, theirs, strict=True):
         assert index == same
         assert found.track_ids is not None
         assert found.track_ids.tolist() == expected.track_ids.tolist()  # type: ignore[union-attr]
-        if len(expected):  # the weights are random, and objects may be lost
-            agree(found, expected)
-    assert sum(len(expected) > 0 for _, expected in theirs) >= 6
+        agree(found, expected)
 
 
 @pytest.mark.slow

@@ -21,26 +21,35 @@ pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
 
-@pytest.mark.slow
-def test_stages_end_in_a_model_and_can_be_extended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SCORES = {
+    "batch": "2",
+    "backgrounds": "4",
+    "scored": "4",
+    "score_steps": "20",
+    "calibration": "2",
+}
+"""Options with which scores are learned in seconds."""
+
+
+@pytest.fixture(autouse=True)
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stickers of a few shapes instead of the art that is downloaded."""
     monkeypatch.setenv("EFFICIENTSAM3_CACHE", str(tmp_path / "cache"))
     bake_shapes(tmp_path / "cache" / "scenes")
+
+
+@pytest.mark.slow
+def test_stages_end_in_a_model_and_can_be_extended(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(30, 384)).astype(np.float16)
     texts = [f"word {i}" for i in range(30)]
     np.savez(tmp_path / "phrases.npz", texts=texts, vectors=vectors, counts=[10, 10, 10])
     small = {
+        **SCORES,
         "resolution": "64",
         "final_resolution": "96",
-        "batch": "2",
-        "backgrounds": "4",
         "workers": "0",
         "validate": "false",
         "teacher": "0",
-        "scored": "4",
-        "score_steps": "20",
-        "calibration": "2",
     }
     first = run_recipe(RECIPE, tmp_path, stages=["text", "objects"], steps=1, overrides=small)
     assert first["stages"]["objects"]["steps"] == 1
@@ -66,21 +75,10 @@ def test_stages_end_in_a_model_and_can_be_extended(
 
 
 @pytest.mark.slow
-def test_scores_are_learned_for_a_model_that_tracks_and_it_still_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EFFICIENTSAM3_CACHE", str(tmp_path / "cache"))
-    bake_shapes(tmp_path / "cache" / "scenes")
+def test_scores_are_learned_for_a_model_that_tracks_and_it_still_does(tmp_path: Path) -> None:
     config = tiny_late_config(late=LateConfig(1, 1, 1, (8, 16), 16))
     save_model(tmp_path / "tracks", "tracks", config, build(config))
-    options = {
-        "model": str(tmp_path / "tracks"),
-        "batch": "2",
-        "backgrounds": "4",
-        "scored": "4",
-        "score_steps": "20",
-        "calibration": "2",
-    }
+    options = {**SCORES, "model": str(tmp_path / "tracks")}
     run_recipe(RECIPE, tmp_path / "run", stages=["calibrate"], overrides=options)
     model = es3.load(str(tmp_path / "run" / "calibrate" / "model"), device="cpu")
     assert "video" in model.abilities
@@ -93,3 +91,6 @@ def test_scores_are_learned_for_a_model_that_tracks_and_it_still_does(
     options["model"] = str(tmp_path / "early")
     with pytest.raises(es3.CheckpointError, match="no late fusion"):
         run_recipe(RECIPE, tmp_path / "other", stages=["calibrate"], overrides=options)
+    options["scored"] = "-3"
+    with pytest.raises(es3.EfficientSam3Error, match="scored is -3; it must be 0 or more"):
+        run_recipe(RECIPE, tmp_path / "wrong", stages=["calibrate"], overrides=options)

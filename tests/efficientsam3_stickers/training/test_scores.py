@@ -14,6 +14,7 @@ from efficientsam3.nn.late_scores import Rescorer
 from efficientsam3_stickers.scenes import SceneGenerator
 from efficientsam3_stickers.training.object_batches import ObjectBatch, ObjectBatches, PromptShares
 from efficientsam3_stickers.training.object_loss import Assignment
+from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.scores import (
     Answers,
     fit_rescorer,
@@ -22,6 +23,7 @@ from efficientsam3_stickers.training.scores import (
 )
 
 CONFIG = tiny_late_config(parts=("geometry", "masks"))
+TABLE = PhraseTable((), 0, torch.zeros(0, 0), CONFIG.context)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_a_query_counts_if_its_mask_is_good_and_twins_are_not_judged(batch: Obje
 
 
 def test_answers_are_those_of_the_model(batch: ObjectBatch, net: LateDetector) -> None:
-    answers = read_answers(net, [batch, batch], CONFIG.context)
+    answers = read_answers(net, [batch, batch], TABLE)
     count = len(batch.phrases)
     assert len(answers.present) == 2 * count
     assert answers.present[:count].tolist() == batch.meant.any(1).tolist()
@@ -75,7 +77,7 @@ def test_answers_are_those_of_the_model(batch: ObjectBatch, net: LateDetector) -
 def test_scenes_without_prompts_are_an_error(batch: ObjectBatch, net: LateDetector) -> None:
     none = batch._replace(phrases=(), images=torch.zeros(0, dtype=torch.long), exemplars=None)
     with pytest.raises(DataError, match="no scene has a prompt"):
-        read_answers(net, [none], CONFIG.context)
+        read_answers(net, [none], TABLE)
 
 
 def test_a_rescorer_learns_what_the_product_does_not_know() -> None:
