@@ -290,7 +290,15 @@ def draw_pairs(
 
 
 def iou_of_masks(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of masks (..., h, w) bool that broadcast."""
+    """Intersection over union of pairs of masks.
+
+    Args:
+        a: (..., h, w) bool.
+        b: The other masks, of a shape that broadcasts with the first.
+
+    Returns:
+        (...) IoU from 0 to 1; 0 where both masks are empty.
+    """
     return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)
 
 
