@@ -50,10 +50,14 @@ def test_a_few_inputs_give_an_answer_or_a_typed_error(tmp_path: Path) -> None:
     fuzz_kinds(QUICK, 25, 2, tmp_path)
 
 
-@pytest.mark.slow  # about two minutes of computing together
-@pytest.mark.parametrize("names", [QUICK, SLOW], ids=["names0", "names1"])
-def test_inputs_give_an_answer_or_a_typed_error(names: list[str], tmp_path: Path) -> None:
-    fuzz_kinds(names, 500, 1, tmp_path)
+@pytest.mark.parametrize("names", [QUICK, SLOW], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    "count", [pytest.param(200, marks=pytest.mark.slow), pytest.param(500, marks=pytest.mark.long)]
+)
+def test_inputs_give_an_answer_or_a_typed_error(
+    names: list[str], count: int, tmp_path: Path
+) -> None:
+    fuzz_kinds(names, count, 1, tmp_path)
 
 
 @pytest.mark.fiftyone
