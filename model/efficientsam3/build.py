@@ -69,6 +69,9 @@ class MemoryConfig:
             none. Without latents and cells a frame is stored as one token a cell.
         perceiver_depth: Layers of the Perceiver.
         adopt_detection_iou: Default of ``TrackSettings.adopt_detection_iou`` for this model.
+        adopt_object_iou: With late fusion: a tracked object takes the mask of an object that the
+            image encoder finds on the frame without a prompt, when the two have at least this IoU.
+            0: masks are those of the memory, as in SAM3.
     """
 
     depth: int = 4
@@ -76,6 +79,7 @@ class MemoryConfig:
     cells: int = 0
     perceiver_depth: int = 2
     adopt_detection_iou: float = 0.0
+    adopt_object_iou: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.depth, self.perceiver_depth) < 1 or min(self.latents, self.cells) < 0:
@@ -83,10 +87,11 @@ class MemoryConfig:
                 "a memory has 1 or more layers of either kind and 0 or more latents and cells; "
                 f"got {self}"
             )
-        if not is_share(self.adopt_detection_iou):
-            raise ArgumentError(
-                f"adopt_detection_iou is an IoU between 0 and 1; got {self.adopt_detection_iou}"
-            )
+        for name in ("adopt_detection_iou", "adopt_object_iou"):
+            if not is_share(getattr(self, name)):
+                raise ArgumentError(
+                    f"{name} is an IoU between 0 and 1; got {getattr(self, name)!r}"
+                )
 
     @property
     def perceives(self) -> bool:
@@ -282,6 +287,11 @@ class ModelConfig:
         unknown = set(self.parts) - set(OPTIONAL)
         if unknown:
             raise ArgumentError(f"unknown parts {sorted(unknown)}; known: {', '.join(OPTIONAL)}")
+        if self.memory.adopt_object_iou and (self.late is None or "masks" not in self.parts):
+            raise ArgumentError(
+                "adopt_object_iou needs late fusion and masks: other models find no objects "
+                "without a prompt; set it to 0"
+            )
         cells = self.memory.cells
         if cells and self.grid % cells:
             fit = [n for n in range(2, self.grid) if self.grid % n == 0]

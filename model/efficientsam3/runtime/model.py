@@ -219,11 +219,27 @@ class ExportedModel(Segmenter):
     def _masks(
         self, features: RuntimeFeatures, answers: Answers, row: int, queries: Array
     ) -> Array:
-        if not features.masks:
-            features.masks = self._sessions.run("mask_image", **features.image)
+        shared = self._mask_features(features)
         raw = {name: value[row : row + 1] for name, value in answers.raw.items()}
         chosen = {name: raw.pop(name)[:, queries] for name in ("queries", "boxes")}
-        return self._sessions.run("masks", **raw, **chosen, **features.masks)["masks"][0]
+        return self._sessions.run("masks", **raw, **chosen, **shared)["masks"][0]
+
+    def _mask_features(self, features: RuntimeFeatures) -> dict[str, Array]:
+        if not features.masks:
+            features.masks = self._sessions.run("mask_image", **features.image)
+        return features.masks
+
+    def object_masks(self, features: RuntimeFeatures) -> Array:
+        """Mask logits of all objects that a model with late fusion finds, (Q, h, w).
+
+        Args:
+            features: Features of an image.
+        """
+        shared, found = self._mask_features(features), features.image
+        masks: Array = self._sessions.run(
+            "masks", queries=found["objects"], boxes=found["places"], **shared
+        )["masks"][0]
+        return masks
 
     def run_graph(self, graph: str, **inputs: Array) -> dict[str, Array]:
         """Run a graph of the folder.

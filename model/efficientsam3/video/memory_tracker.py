@@ -18,6 +18,7 @@ from ..outputs import EncodedImage
 from ..predictor import ImageModel
 from ..runtime.model import ExportedModel
 from ..types import NOT_A_POINT
+from .image_objects import adopt_masks
 from .memory_bank import MemoryBank, stack_reads
 from .settings import MemorySettings
 from .tracker_parts import tracker_parts
@@ -287,7 +288,7 @@ class MemoryTracker:
         parts = [torch.cat(part) for part in zip(*(f[1:] for f in found), strict=True)]
         joined = TrackerOutput([id for f in found for id in f.ids], *parts)
         places = {id: place for place, id in enumerate(joined.ids)}
-        return joined.take([places[id] for id in asked])
+        return adopt_masks(self._parts, features, joined.take([places[id] for id in asked]))
 
     def _find_all(
         self, frame: int, features: TrackerFeatures, asked: list[int], *, reverse: bool

@@ -18,13 +18,15 @@ from torch import Tensor
 from ..build import ModelConfig
 from ..io.images import ImageLike, read_rgb
 from ..io.samples import read_rgb_array
+from ..nn.features import ImageFeatures
 from ..nn.interactive import InteractiveFeatures, InteractiveHead, ObjectMasks
+from ..nn.late_detector import LateDetector
 from ..nn.memory import MEMORY_FRAMES, Memory
 from ..outputs import EncodedImage
 from ..predictor import ImageModel
 from ..runtime.model import ExportedModel, RuntimeFeatures
 from ..types import Array
-from .types import TrackerFeatures
+from .types import FoundObjects, TrackerFeatures
 
 
 @dataclass(eq=False)
@@ -43,6 +45,8 @@ class TrackerParts:
     """Number format of memory tokens."""
     read: Callable[[EncodedImage | ImageLike], TrackerFeatures]
     """Encodes a frame. Of an encoded image the features are shared."""
+    find_objects: Callable[[Any], FoundObjects]
+    """The objects of a frame, of ``TrackerFeatures.encoded``; late fusion alone has them."""
 
 
 def tracker_parts(model: ImageModel | ExportedModel, part: str = "memory") -> TrackerParts:
@@ -59,7 +63,13 @@ def tracker_parts(model: ImageModel | ExportedModel, part: str = "memory") -> Tr
         memory = cast(Memory, ExportedMemory(model, config.grid))
         device = torch.device("cpu")
         return TrackerParts(
-            head, memory, config, device, torch.float32, lambda image: _read_graph(model, image)
+            head,
+            memory,
+            config,
+            device,
+            torch.float32,
+            lambda image: _read_graph(model, image, shared=bool(config.memory.adopt_object_iou)),
+            lambda encoded: _find_by_graph(model, encoded),
         )
     return TrackerParts(
         *model.net.tracker(part),
@@ -67,25 +77,46 @@ def tracker_parts(model: ImageModel | ExportedModel, part: str = "memory") -> Tr
         model.device,
         model.net.dtype,
         lambda image: _read(model, image),
+        lambda encoded: _find(model, encoded),
     )
 
 
 def _read(model: ImageModel, image: EncodedImage | ImageLike) -> TrackerFeatures:
-    net = model.net
-    if isinstance(image, EncodedImage):
-        encoded = model.encode(image)  # raises if it is of another model
-        return TrackerFeatures(net.frame_features(encoded.features), encoded.size)
+    net, adopts = model.net, bool(model.config.memory.adopt_object_iou)
+    if isinstance(image, EncodedImage) or adopts:
+        one = model.encode(image)  # raises if it is encoded by another model
+        frame = net.frame_features(one.features)
+        return TrackerFeatures(frame, one.size, encoded=one.features if adopts else None)
     rgb = read_rgb(image)
     features = net.read_frame(net.part("trunk")(model.preprocess(rgb)))
     return TrackerFeatures(features, (rgb.shape[1], rgb.shape[2]))
 
 
-def _read_graph(model: ExportedModel, image: EncodedImage | ImageLike) -> TrackerFeatures:
+@torch.inference_mode()
+def _find(model: ImageModel, encoded: ImageFeatures) -> FoundObjects:
+    net = cast(LateDetector, model.net)
+    objects = encoded.objects or net.find_objects(encoded)
+    logits = net.part("masks")(objects.queries, objects.boxes, net.mask_features(encoded)[0])
+    return FoundObjects(logits[0], objects.logits[0].sigmoid())
+
+
+def _find_by_graph(model: ExportedModel, encoded: RuntimeFeatures) -> FoundObjects:
+    logits = torch.from_numpy(model.object_masks(encoded))
+    return FoundObjects(logits, torch.from_numpy(encoded.image["found"][0]).sigmoid())
+
+
+def _read_graph(
+    model: ExportedModel, image: EncodedImage | ImageLike, *, shared: bool
+) -> TrackerFeatures:
     encoded = model.encode(image if isinstance(image, EncodedImage) else read_rgb_array(image))
     found = model.frame_features(cast(RuntimeFeatures, encoded.features))
     names = ("frame", "middle", "fine", "coarse")
     features = ExportedFrame(*(torch.from_numpy(found[name]) for name in names))
-    return TrackerFeatures(cast(InteractiveFeatures, features), encoded.size)
+    return TrackerFeatures(
+        cast(InteractiveFeatures, features),
+        encoded.size,
+        encoded=encoded.features if shared else None,
+    )
 
 
 class ExportedFrame(NamedTuple):

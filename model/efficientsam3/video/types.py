@@ -55,6 +55,20 @@ class TrackerFeatures:
     """SAM3.1: the image encoder's map, from which ``prompted`` is computed."""
     prompted: InteractiveFeatures | None = None
     """SAM3.1: features with which prompts are read; computed when they are first needed."""
+    encoded: Any = None
+    """Features of ``EncodedImage``, where tracked objects take the masks of objects that the image
+    encoder finds (``MemoryConfig.adopt_object_iou``)."""
+    found: FoundObjects | None = None
+    """These objects; computed when they are first needed."""
+
+
+class FoundObjects(NamedTuple):
+    """Q objects that the image encoder finds on a frame, without a prompt."""
+
+    logits: Tensor
+    """(Q, 4g, 4g) mask logits, for a feature grid of g."""
+    scores: Tensor
+    """(Q,) probabilities that they are objects."""
 
 
 class TrackerOutput(NamedTuple):

@@ -76,6 +76,8 @@ class Options:
     """Layers of the full memory's attention."""
     adopt_detection_iou: float = 0.1
     """The value of ``MemoryConfig``."""
+    adopt_object_iou: float = 0.5
+    """The value of ``MemoryConfig`` for models with late fusion."""
     latents: int = 16
     """Tokens of the Perceiver memory without a position."""
     cells: int = 0
@@ -94,6 +96,12 @@ def training_clips(config: ModelConfig, split: str) -> StickerClips:
     """
     every = config.late is not None
     return StickerClips(common.recipe_generator(config.resolution, split, every=every))
+
+
+def _adoption(o: Options, config: ModelConfig) -> dict[str, Any]:
+    """Whose masks tracked objects take over: values of ``MemoryConfig``."""
+    least = 0.0 if config.late is None else o.adopt_object_iou
+    return {"adopt_detection_iou": o.adopt_detection_iou, "adopt_object_iou": least}
 
 
 def untrained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
@@ -116,7 +124,7 @@ def untrained_tracker(o: Options) -> tuple[ModelConfig, Detector]:
         )
     _, config, net = load_model(o.model)
     parts = tuple(p for p in OPTIONAL if p in {*config.parts, *TRACKING_PARTS})
-    memory_config = MemoryConfig(o.depth, adopt_detection_iou=o.adopt_detection_iou)
+    memory_config = MemoryConfig(o.depth, **_adoption(o, config))
     config = dataclasses.replace(config, parts=parts, memory=memory_config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
@@ -251,9 +259,7 @@ def _prepare_perceiver(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     _, config, net = load_folder(run.folder_of("memory") / "model")
     cells = o.cells or max(n for n in range(1, 8) if config.grid % n == 0)
-    memory = MemoryConfig(
-        o.perceiver_depth, o.latents, cells, adopt_detection_iou=o.adopt_detection_iou
-    )
+    memory = MemoryConfig(o.perceiver_depth, o.latents, cells, **_adoption(o, config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         student = with_memory(config, net, memory)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config, tiny_late_config
+from efficientsam3.build import MemoryConfig, tiny_config, tiny_late_config
 from efficientsam3.export import export_model
 
 from ...conftest import tiny_model
@@ -29,7 +29,8 @@ def exported(
     late = request.param == "late"
     backend = "openvino" if late else request.param
     pytest.importorskip(backend)
-    model = tiny_model(config=tiny_late_config() if late else tiny_config())
+    adopts = tiny_late_config(memory=MemoryConfig(adopt_object_iou=0.25))
+    model = tiny_model(config=adopts if late else tiny_config())
     folder = tmp_path_factory.mktemp(request.param) / "tiny"
     export_model(model, folder, to=backend)
     return model, folder

@@ -24,6 +24,7 @@ from efficientsam3.runtime.model import ExportedModel
 from efficientsam3.runtime.sessions import open_sessions
 from efficientsam3.video.memory_tracker import MemoryTracker
 from efficientsam3.video.settings import IoUSettings, TrackSettings
+from efficientsam3.video.tracker_parts import tracker_parts
 
 from ...conftest import tiny_model
 
@@ -137,6 +138,20 @@ def test_concepts_are_tracked_as_in_pytorch(
         for found, expected in zip(ours, theirs, strict=True):
             assert (found.instances.masks != expected.instances.masks).mean() < 1e-3
             np.testing.assert_array_equal(found.instances.track_ids, expected.instances.track_ids)
+
+
+@pytest.mark.slow
+def test_objects_of_a_frame_are_pytorch_s(
+    loaded: tuple[es3.ImageModel, ExportedModel], photo: Any
+) -> None:
+    parts = [tracker_parts(model) for model in loaded]
+    theirs, ours = (part.read(photo).encoded for part in parts)
+    if not loaded[0].config.memory.adopt_object_iou:
+        assert theirs is ours is None
+        return
+    expected, found = (part.find_objects(x) for part, x in zip(parts, (theirs, ours), strict=True))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -96,6 +96,7 @@ def test_a_model_with_late_fusion_gets_a_pyramid_of_all_stages(tmp_path: Path) -
     save_folder(tmp_path / "late", "stickers", config, made)
     options = stickers_video.Options(str(tmp_path / "late"))
     config, net = stickers_video.untrained_tracker(options)
+    assert config.memory == MemoryConfig(4, adopt_detection_iou=0.1, adopt_object_iou=0.5)
     coarse = net.part("interactive_neck").levels[2][0].weight
     assert torch.equal(coarse, made.part("neck").levels[0][0].weight)
     assert stickers_video.head_parts(config) == ("interactive.", "interactive_neck")

@@ -1,0 +1,151 @@
+"""Tracked objects take the masks of objects that the image encoder finds on the frame."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config, tiny_late_config
+from efficientsam3.predictor import ImageModel
+from efficientsam3.types import Array
+from efficientsam3.video.image_objects import adopt_masks
+from efficientsam3.video.interactive import InteractiveTracker
+from efficientsam3.video.memory_tracker import MemoryTracker
+from efficientsam3.video.types import FoundObjects, TrackerFeatures, TrackerOutput
+
+from ...conftest import tiny_model
+from .scripted import block
+
+SIZE = (24, 24)
+
+
+def logits(*masks: Array, height: float = 4.0) -> Tensor:
+    return torch.from_numpy(np.where(np.stack(masks), height, -height)).float()
+
+
+def output(*masks: Array) -> TrackerOutput:
+    n = len(masks)
+    return TrackerOutput(
+        list(range(n)), logits(*masks), torch.ones(n), torch.ones(n), torch.ones(n, 3)
+    )
+
+
+def adopt(tracked: TrackerOutput, found: FoundObjects, least: float = 0.5) -> Tensor:
+    parts: Any = SimpleNamespace(
+        config=SimpleNamespace(memory=MemoryConfig(adopt_object_iou=least)),
+        find_objects=lambda encoded: found,
+    )
+    features = TrackerFeatures(None, SIZE, encoded="frame")  # type: ignore[arg-type]
+    out = adopt_masks(parts, features, tracked)
+    assert out.ids == tracked.ids and features.found is found
+    return out.logits
+
+
+BOX = block(4, 4, 10, 10, SIZE)
+
+
+def test_the_most_similar_mask_is_taken() -> None:
+    near, nearer = block(6, 4, 10, 10, SIZE), block(5, 4, 10, 10, SIZE)
+    found = FoundObjects(logits(near, nearer, height=7.0), torch.tensor([0.9, 0.9]))
+    assert torch.equal(adopt(output(BOX), found), logits(nearer, height=7.0))
+
+
+def test_an_object_of_the_frame_goes_to_one_tracked_object() -> None:
+    other = block(7, 4, 10, 10, SIZE)
+    found = FoundObjects(logits(block(5, 4, 10, 10, SIZE)), torch.tensor([0.9]))
+    taken = adopt(output(BOX, other), found)
+    assert torch.equal(taken[0], found.logits[0]) and torch.equal(taken[1], logits(other)[0])
+
+
+@pytest.mark.parametrize(
+    ("mask", "score", "least"),
+    [
+        (block(14, 4, 10, 10, SIZE), 0.9, 0.5),
+        (block(9, 4, 10, 10, SIZE), 0.9, 0.5),
+        (BOX, 0.05, 0.5),
+        (block(5, 4, 10, 10, SIZE), 0.9, 0.9),
+    ],
+    ids=["elsewhere", "too far", "not an object", "a higher limit"],
+)
+def test_a_mask_stays_without_an_object_in_its_place(
+    mask: Array, score: float, least: float
+) -> None:
+    found = FoundObjects(logits(mask, height=7.0), torch.tensor([score]))
+    assert torch.equal(adopt(output(BOX), found, least), logits(BOX))
+
+
+def test_an_absent_object_takes_no_mask() -> None:
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    absent = output(np.zeros(SIZE, bool))
+    assert torch.equal(adopt(absent, found), absent.logits)
+
+
+def test_only_models_with_late_fusion_and_masks_find_objects() -> None:
+    adopts = MemoryConfig(adopt_object_iou=0.5)
+    for make in (
+        lambda: tiny_config(memory=adopts),
+        lambda: tiny_late_config(memory=adopts, parts=("geometry",)),
+    ):
+        with pytest.raises(ValueError, match="adopt_object_iou needs late fusion and masks"):
+            make()
+    with pytest.raises(ValueError, match=r"adopt_object_iou is an IoU between 0 and 1; got 2"):
+        MemoryConfig(adopt_object_iou=2)
+
+
+# With a model ----------------------------------------------------------------------------------
+
+
+def picture() -> Array:
+    return np.random.default_rng(0).integers(0, 255, (72, 96, 3)).astype(np.uint8)
+
+
+def model_that_adopts(least: float) -> ImageModel:
+    config: ModelConfig = tiny_late_config(memory=MemoryConfig(adopt_object_iou=least))
+    return tiny_model(config=config)
+
+
+@pytest.fixture(scope="module")
+def model() -> ImageModel:
+    return model_that_adopts(0.01)
+
+
+def test_a_tracked_mask_is_one_of_the_frame_s_objects(model: ImageModel) -> None:
+    engine = MemoryTracker(model)
+    first, second = (engine.read(picture()) for _ in range(2))
+    engine.add_masks(0, first, [5], torch.ones(1, 72, 96, dtype=torch.bool))
+    shown = engine.propagate(1, second)
+    assert second.found is not None
+    assert any(torch.equal(shown.logits[0], one) for one in second.found.logits)
+
+
+def test_encoded_frames_are_read_as_pictures_are(model: ImageModel) -> None:
+    def track(image: Any) -> Tensor:
+        engine = MemoryTracker(model)
+        features = engine.read(image)
+        engine.add_masks(0, features, [5], torch.ones(1, 72, 96, dtype=torch.bool))
+        return engine.propagate(1, features).logits
+
+    assert torch.equal(track(picture()), track(model.encode(picture())))
+
+
+def test_without_adoption_nothing_more_is_computed() -> None:
+    engine = MemoryTracker(model_that_adopts(0.0))
+    features = engine.read(picture())
+    engine.add_masks(0, features, [5], torch.ones(1, 72, 96, dtype=torch.bool))
+    engine.propagate(1, features)
+    assert features.encoded is None and features.found is None
+
+
+def test_clicked_objects_adopt_too(model: ImageModel) -> None:
+    def second(one: ImageModel) -> Array:
+        tracker = InteractiveTracker(one, [picture()] * 2, cuts=None)
+        tracker.add_mask(0, 1, np.ones((72, 96), bool))
+        shown = list(tracker.propagate())[1].instances
+        return shown.mask(0) if len(shown) else np.zeros((72, 96), bool)
+
+    assert not np.array_equal(second(model), second(model_that_adopts(0.0)))
