@@ -287,10 +287,12 @@ class MaskImageForm(nn.Module):
             encoded: (1, C, h, w) map of the image encoder.
 
         Returns:
-            Maps of twice and of four times the grid.
+            Maps of twice and of four times the grid, (1, rows, columns, channels): convolutions
+            of OpenVINO compute in this order, so that the large maps are not transposed.
         """
         parts = zip(self.levels, self.kernels, self.biases, strict=True)
-        return tuple(F.conv2d(level(encoded), k, b, padding=1) for level, k, b in parts)
+        maps = (F.conv2d(level(encoded), k, b, padding=1) for level, k, b in parts)
+        return tuple(x.permute(0, 2, 3, 1) for x in maps)
 
 
 class MasksForm(nn.Module):
@@ -338,7 +340,7 @@ class MasksForm(nn.Module):
         x = self.head.look_at_prompt(memory, prompt, valid).transpose(1, 2).unflatten(2, self.grid)
         norms = self.head.pixel_decoder.norms
         for base, kernel, norm in zip((middle_base, fine_base), self.kernels, norms, strict=False):
-            x = F.conv_transpose2d(x, kernel, stride=2, padding=1) + base
+            x = F.conv_transpose2d(x, kernel, stride=2, padding=1) + base.permute(0, 3, 1, 2)
             x = group_norm(norm, x).relu()
         embedded = self.head.mask_embed(queries)
         shift = (embedded * self.bias).sum(-1, keepdim=True)

@@ -156,7 +156,7 @@ class Decoder(nn.Module):
             (B, heads, 1 + Q, N) logits; 0 for the presence token.
         """
         mlps = self.boxRPB_embed_x, self.boxRPB_embed_y
-        return F.pad(box_relative_bias(*mlps, boxes, grid, self.memory_dtype), (0, 0, 1, 0))
+        return box_relative_bias(*mlps, boxes, grid, self.memory_dtype, before=1)
 
     def forward(
         self,
@@ -207,7 +207,12 @@ class Decoder(nn.Module):
 
 
 def box_relative_bias(
-    mlp_x: Mlp, mlp_y: Mlp, boxes: Tensor, grid: tuple[int, int], dtype: torch.dtype
+    mlp_x: Mlp,
+    mlp_y: Mlp,
+    boxes: Tensor,
+    grid: tuple[int, int],
+    dtype: torch.dtype,
+    before: int = 0,
 ) -> Tensor:
     """Bias attention by the place of each cell relative to the edges of a box.
 
@@ -217,17 +222,20 @@ def box_relative_bias(
         boxes: (B, Q, 4) cxcywh in [0, 1].
         grid: Rows and columns of the N cells.
         dtype: Dtype of the result.
+        before: Number of further queries before those of the boxes, with a bias of 0.
 
     Returns:
-        (B, heads, Q, N) logits.
+        (B, heads, before + Q, N) logits.
     """
     corners = cxcywh_to_xyxy(boxes)
 
-    def axis(mlp: Mlp, cells: int, edges: Tensor) -> Tensor:  # -> (B, heads, Q, cells)
+    def axis(mlp: Mlp, cells: int, edges: Tensor) -> Tensor:  # -> (B, heads, before + Q, cells)
         at = torch.arange(cells, device=boxes.device, dtype=torch.float32) / cells
         delta = 8 * (at[:, None] - edges[:, :, None, :])
         delta = delta.sign() * torch.log2(delta.abs() + 1) / math.log2(8)
-        return mlp(delta).permute(0, 3, 1, 2).to(dtype)
+        logits = mlp(delta).permute(0, 3, 1, 2).to(dtype)
+        # The rows of an axis are short, and padded before they become rows of N cells.
+        return F.pad(logits, (0, 0, before, 0)).contiguous()
 
     y = axis(mlp_y, grid[0], corners[..., 1::2])
     x = axis(mlp_x, grid[1], corners[..., 0::2])

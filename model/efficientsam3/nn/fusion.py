@@ -87,8 +87,9 @@ def pool(x: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (B, about N / 4, C).
     """
-    maps = x.transpose(1, 2).unflatten(2, grid)
-    return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False).flatten(2).transpose(1, 2)
+    maps = x.unflatten(1, grid).permute(0, 3, 1, 2)  # channels last
+    small = F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
+    return small.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class FusionEncoder(nn.Module):
