@@ -26,6 +26,7 @@ from ..masks.postprocess import (
 from ..masks.shrunk import find_shrunk
 from ..types import Array, Instances, LogitPatch, Patch
 from .association import Association, associate, away_from_border, best_rows
+from .motion import MotionLinks
 from .settings import TrackSettings
 from .track_state import TrackManager
 from .types import FrameObjects, TrackedObject, TrackerFeatures, TrackerOutput
@@ -128,6 +129,7 @@ class MaskletTracker:
             settings = replace(settings, adopt_detection_iou=engine.adopt_detection_iou)
         self.engine, self.settings = engine, settings
         self._later = settings.rules == "sam3.1"
+        self._motion = MotionLinks(settings.iou) if settings.adopt_detection_iou else None
         self.tracks = TrackManager(settings)
         self._next_id = 0
         self._frame = -1
@@ -162,6 +164,8 @@ class MaskletTracker:
         adopted: dict[int, Patch] = {}
         if detections is not None:
             found = _Detections(detections, coarse_masks(detections), span)
+            if self._motion is not None:
+                self._motion.read(frame, detections)
             decided = [self._associate(label, found, masks, out) for label in concepts]
             for one in decided:
                 self._adopt(one.adopted, found, masks, adopted)
@@ -197,6 +201,8 @@ class MaskletTracker:
             coarse = [found.coarse[row].resized(grid) for row in rows]
             compare = iom_matrix if self._later else iou_matrix
             overlap[:] = compare(coarse, [masks.coarse[i] for i in objects])
+            if self._motion is not None:
+                overlap = self._motion.apply(overlap, rows, ids)
         visible = np.array([masks.coarse[i].area > 0 for i in objects], bool)
         match = associate(overlap, detections.scores[rows], visible, s)
         matched = [[ids[t] for t in of] for of in match.matched]
@@ -214,6 +220,9 @@ class MaskletTracker:
             if masks.presence[objects[t]] > s.recondition_presence and ids[t] not in out.removed
         }
         kept = {t: d for t, d in match.adopted.items() if ids[t] not in out.removed}
+        if self._motion is not None:
+            for id, row in [*new.items(), *((ids[t], rows[d]) for t, d in kept.items())]:
+                self._motion.bind(row, id)
         adopted = {objects[t]: rows[d] for t, d in kept.items()}
         return _Decisions(label, new, recondition, adopted)
 
@@ -385,6 +394,8 @@ class MaskletTracker:
         for id in ids:
             self.tracks.pop(id, None)
             self._logits.pop(id, None)
+            if self._motion is not None:
+                self._motion.forget(id)
 
     def _new_id(self) -> int:
         self._next_id += 1
