@@ -218,9 +218,10 @@ class TrackSettings:
     ``_recondition_masklets``)."""
     adopt_detection_iou: float | None = None
     """An object takes over the mask of a detection, in results and in its memory, when the two
-    have at least this IoU, in [0, 1]; each detection goes to one object. 0: masks are those of the
-    memory, as in SAM3. None: ``MemoryConfig.adopt_detection_iou`` of the model, which is 0 for all
-    released models."""
+    have at least this IoU, in [0, 1]; each detection goes to one object. Detections are then joined
+    with objects as by the tracker "iou" first, with the settings ``iou``, and by the masks of the
+    memory where that leaves any. 0: masks are those of the memory, as in SAM3. None:
+    ``MemoryConfig.adopt_detection_iou`` of the model, which is 0 for all released models."""
     correction_window: int = 16
     """When a person corrects an object, detections that conditioned it within this number of
     frames, from 0, are removed from its memory (SAM3: 16 frames)."""
