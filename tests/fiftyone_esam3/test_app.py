@@ -217,7 +217,7 @@ def test_the_panel_finds_filters_segments_accepts_and_undoes(app: SimpleNamespac
     def requests() -> list[str]:
         """Runs of operators, and images; the App asks for other things at times of its own."""
         script = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-        parts = ("/operators/", "/media")
+        parts = ("/operators/execute", "/media")
         return [
             name for name in page.driver.execute_script(script) if any(p in name for p in parts)
         ]
