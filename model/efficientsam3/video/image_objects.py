@@ -1,48 +1,125 @@
 """Tracked objects take the masks of objects that the image encoder finds on the frame.
 
 Models with late fusion find the objects of an image before any prompt is read. Where such an object
-is in the place in which the memory expects a tracked one, its mask follows the image better.
+continues a tracked one by motion, or is in the place in which the memory expects it, its mask
+follows the image better than that of a small memory.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..masks.overlap import mask_iou
+from ..types import Array, Instances, LogitPatch
 from .association import assign
+from .motion import MotionLinks
+from .settings import IoUSettings
 from .tracker_parts import TrackerParts
-from .types import TrackerFeatures, TrackerOutput
+from .types import FoundObjects, TrackerFeatures, TrackerOutput
 
 LEAST_SCORE = 0.1
 """Probability below which what the image encoder finds is not taken for an object."""
+MOTION = IoUSettings(match_iou=0.3, max_distance=0.0, new_track_threshold=0.0, max_age=2)
+"""How these objects are joined from frame to frame."""
 
 
-def adopt_masks(
-    parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
-) -> TrackerOutput:
-    """Replace masks of tracked objects by those of the objects that a frame shows.
+class ImageObjects:
+    """Which objects of a stream's frames are the tracked ones.
 
-    A mask is replaced where the two have at least the IoU ``MemoryConfig.adopt_object_iou``; each
-    object of the frame goes to one tracked object.
-
-    Args:
-        parts: The parts of the model.
-        features: The frame, which keeps the objects that are found on it.
-        output: N tracked objects on the frame.
-
-    Returns:
-        The output with these masks; as it is for models that adopt none.
+    It is empty again where frames are skipped, or the direction of travel changes.
     """
-    if features.encoded is None:
-        return output
-    if features.found is None:
-        features.found = parts.find_objects(features.encoded)
-    found, least = features.found, parts.config.memory.adopt_object_iou
-    masks = found.logits[found.scores > LEAST_SCORE]
-    tracked, shown = ((logits > 0).numpy(force=True) for logits in (output.logits, masks))
-    overlap = mask_iou(tracked, shown)
-    pairs = assign(overlap * (overlap >= least))
-    if not pairs:
-        return output
-    rows, objects = (list(side) for side in zip(*pairs, strict=True))
-    logits = output.logits.clone()
-    logits[rows] = masks[objects].to(logits)
-    return output._replace(logits=logits)
+
+    def __init__(self) -> None:
+        self._links = MotionLinks(MOTION)
+        self._frame: int | None = None
+        self._way = 0
+
+    def adopt(
+        self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
+    ) -> TrackerOutput:
+        """Replace masks of tracked objects by those of the objects that a frame shows.
+
+        A mask is replaced by that of an object that continues it by motion, or else that has at
+        least the IoU ``MemoryConfig.adopt_object_iou`` with it. Each object of the frame goes to
+        one tracked object.
+
+        Args:
+            frame: Number of the frame.
+            parts: The parts of the model.
+            features: The frame, which keeps the objects that are found on it.
+            output: N tracked objects on the frame.
+
+        Returns:
+            The output with these masks; as it is for models that adopt none.
+        """
+        if features.encoded is None or not output.ids:
+            return output
+        found, pairs = self._join(frame, parts, features, output)
+        if not pairs:
+            return output
+        rows, objects = (list(side) for side in zip(*pairs, strict=True))
+        logits = output.logits.clone()
+        logits[rows] = found.logits[objects].to(logits)
+        return output._replace(logits=logits)
+
+    def note(
+        self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
+    ) -> None:
+        """Note where objects are that are given on a frame; their masks stay as they are.
+
+        Args:
+            frame: Number of the frame.
+            parts: The parts of the model.
+            features: The frame.
+            output: The given objects.
+        """
+        if features.encoded is not None and output.ids:
+            self._join(frame, parts, features, output)
+
+    def forget(self, id: int) -> None:
+        """Forget an object.
+
+        Args:
+            id: Its identity.
+        """
+        self._links.forget(id)
+
+    def _join(
+        self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
+    ) -> tuple[FoundObjects, list[tuple[int, int]]]:
+        """The objects of the frame, and pairs of rows: tracked objects and objects of the frame."""
+        if features.found is None:
+            found = parts.find_objects(features.encoded)
+            keep = found.scores > LEAST_SCORE
+            features.found = FoundObjects(found.logits[keep], found.scores[keep])
+        found = features.found
+        self._read(frame, found)
+        tracked, shown = ((x.logits > 0).numpy(force=True) for x in (output, found))
+        overlap = mask_iou(shown, tracked)
+        overlap *= overlap >= parts.config.memory.adopt_object_iou
+        visible = tracked.any((1, 2))
+        overlap = self._links.apply(overlap, range(len(shown)), output.ids) * visible
+        pairs = [(tracked_row, row) for row, tracked_row in assign(overlap)]
+        for tracked_row, row in pairs:
+            self._links.bind(row, output.ids[tracked_row])
+        return found, pairs
+
+    def _read(self, frame: int, found: FoundObjects) -> None:
+        if frame == self._frame:
+            return
+        way = 0 if self._frame is None else frame - self._frame
+        if abs(way) != 1 or (self._way and way != self._way):
+            self._links = MotionLinks(MOTION)
+            way = 0
+        self._frame, self._way = frame, way
+        self._links.read(frame, _instances(found))
+
+
+def _instances(found: FoundObjects) -> Instances:
+    """Objects as detections of one class."""
+    logits: Array = found.logits.float().numpy(force=True)
+    patches = [LogitPatch.cut(one) for one in logits]
+    size = (logits.shape[1], logits.shape[2])
+    boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(-1, 4)
+    scores = found.scores.float().numpy(force=True)
+    return Instances(boxes, scores, scores, ["object"] * len(boxes), size, patches)

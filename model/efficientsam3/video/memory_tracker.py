@@ -18,7 +18,7 @@ from ..outputs import EncodedImage
 from ..predictor import ImageModel
 from ..runtime.model import ExportedModel
 from ..types import NOT_A_POINT
-from .image_objects import adopt_masks
+from .image_objects import ImageObjects
 from .memory_bank import MemoryBank, stack_reads
 from .settings import MemorySettings
 from .tracker_parts import tracker_parts
@@ -73,6 +73,7 @@ class MemoryTracker:
         self.settings = settings
         self._parts = tracker_parts(model, self.part)
         self._banks: dict[int, MemoryBank] = {}
+        self._image_objects = ImageObjects()
         # Objects in one batch. At full size three on a CPU, where larger batches are not faster:
         # each object needs some 150 MB while it is processed.
         cells = 1 << (14 if self._parts.device.type == "cpu" else 16)
@@ -105,8 +106,7 @@ class MemoryTracker:
         """Encode a frame.
 
         Args:
-            image: An image of any kind, of which only the tracker's features are computed; or an
-                encoded image of the same model, whose features are shared.
+            image: An image, or an encoded image of the same model, whose features are shared.
         """
         return self._parts.read(image)
 
@@ -193,8 +193,7 @@ class MemoryTracker:
             raise TrackError(f"points are (K, 2) with (K,) labels; got {shapes}")
         prompt = None
         if previous is not None:
-            clipped = previous.to(device).clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT)
-            prompt = clipped[None, None]
+            prompt = previous.to(device).clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT)[None, None]
         predicted = self._parts.head(
             self._parts.head.without_memory(self._prompted(features)),
             xy[None].float().to(device),
@@ -248,6 +247,7 @@ class MemoryTracker:
         shared: str | None = None,
     ) -> None:
         tokens = self._encode(features, logits, given.presence > 0, given=True)
+        self._image_objects.note(frame, self._parts, features, given)
         for row, id in enumerate(given.ids):
             if id not in self._banks:
                 self._banks[id] = MemoryBank(self.settings, self._parts.memory.frames)
@@ -287,8 +287,8 @@ class MemoryTracker:
             return self._empty_output()
         parts = [torch.cat(part) for part in zip(*(f[1:] for f in found), strict=True)]
         joined = TrackerOutput([id for f in found for id in f.ids], *parts)
-        places = {id: place for place, id in enumerate(joined.ids)}
-        return adopt_masks(self._parts, features, joined.take([places[id] for id in asked]))
+        output = joined.take([joined.ids.index(id) for id in asked])
+        return self._image_objects.adopt(frame, self._parts, features, output)
 
     def _find_all(
         self, frame: int, features: TrackerFeatures, asked: list[int], *, reverse: bool
@@ -397,6 +397,7 @@ class MemoryTracker:
         for id in [ids] if isinstance(ids, int) else ids:
             self._check_known(id)
             del self._banks[id]
+            self._image_objects.forget(id)
 
     def release(self, frame: int, id: int) -> None:
         """Remove a conditioning frame of an object; without any other, the object is forgotten.

@@ -13,7 +13,7 @@ from torch import Tensor
 from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config, tiny_late_config
 from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array
-from efficientsam3.video.image_objects import adopt_masks
+from efficientsam3.video.image_objects import ImageObjects
 from efficientsam3.video.interactive import InteractiveTracker
 from efficientsam3.video.memory_tracker import MemoryTracker
 from efficientsam3.video.types import FoundObjects, TrackerFeatures, TrackerOutput
@@ -35,14 +35,21 @@ def output(*masks: Array) -> TrackerOutput:
     )
 
 
-def adopt(tracked: TrackerOutput, found: FoundObjects, least: float = 0.5) -> Tensor:
-    parts: Any = SimpleNamespace(
+def scripted_parts(found: FoundObjects, least: float = 0.5) -> Any:
+    return SimpleNamespace(
         config=SimpleNamespace(memory=MemoryConfig(adopt_object_iou=least)),
         find_objects=lambda encoded: found,
     )
-    features = TrackerFeatures(None, SIZE, encoded="frame")  # type: ignore[arg-type]
-    out = adopt_masks(parts, features, tracked)
-    assert out.ids == tracked.ids and features.found is found
+
+
+def frame_features() -> TrackerFeatures:
+    return TrackerFeatures(None, SIZE, encoded="frame")  # type: ignore[arg-type]
+
+
+def adopt(tracked: TrackerOutput, found: FoundObjects, least: float = 0.5) -> Tensor:
+    features = frame_features()
+    out = ImageObjects().adopt(0, scripted_parts(found, least), features, tracked)
+    assert out.ids == tracked.ids
     return out.logits
 
 
@@ -95,6 +102,41 @@ def test_only_models_with_late_fusion_and_masks_find_objects() -> None:
             make()
     with pytest.raises(ValueError, match=r"adopt_object_iou is an IoU between 0 and 1; got 2"):
         MemoryConfig(adopt_object_iou=2)
+
+
+def test_an_object_is_followed_by_motion_where_the_memory_draws_elsewhere() -> None:
+    objects = ImageObjects()
+    away = block(16, 16, 6, 6, SIZE)
+    for t in range(6):
+        there = block(4, 2 + 2 * t, 8, 8, SIZE)
+        other = block(14, 2 + 2 * t, 8, 8, SIZE)
+        found = FoundObjects(logits(other, there, height=7.0), torch.tensor([0.9, 0.9]))
+        given = scripted_parts(found), frame_features()
+        if not t:
+            objects.note(0, *given, output(there))
+            continue
+        shown = objects.adopt(t, *given, output(away)).logits
+        assert torch.equal(shown, logits(there, height=7.0)), t
+
+
+def test_a_skipped_frame_ends_the_motion() -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    objects.note(0, scripted_parts(found), frame_features(), output(BOX))
+    away = output(block(16, 16, 6, 6, SIZE))
+    for frame, taken in ((1, True), (3, False), (2, False)):
+        shown = objects.adopt(frame, scripted_parts(found), frame_features(), away).logits
+        assert torch.equal(shown, found.logits if taken else away.logits), frame
+
+
+def test_forgotten_objects_are_not_followed() -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    objects.note(0, scripted_parts(found), frame_features(), output(BOX))
+    objects.forget(0)
+    away = output(block(16, 16, 6, 6, SIZE))
+    shown = objects.adopt(1, scripted_parts(found), frame_features(), away).logits
+    assert torch.equal(shown, away.logits)
 
 
 # With a model ----------------------------------------------------------------------------------
