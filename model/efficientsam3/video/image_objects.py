@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..masks.overlap import mask_iou
-from ..types import Array, Instances, LogitPatch
+from ..types import Array, Instances, LogitPatch, Patch
 from .association import assign
 from .motion import MotionLinks
 from .settings import IoUSettings
@@ -118,7 +118,7 @@ class ImageObjects:
 def _instances(found: FoundObjects) -> Instances:
     """Objects as detections of one class."""
     logits: Array = found.logits.float().numpy(force=True)
-    patches = [LogitPatch.cut(one) for one in logits]
+    patches: list[Patch] = [LogitPatch.cut(one) for one in logits]
     size = (logits.shape[1], logits.shape[2])
     boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(-1, 4)
     scores = found.scores.float().numpy(force=True)
