@@ -37,6 +37,8 @@ class MotionLinks:
         """
         tracks = self._tracker.update(detections, frame).track_ids
         self._tracks = np.zeros(0, np.int64) if tracks is None else tracks
+        alive = set(self._tracker.ids)
+        self._objects = {track: id for track, id in self._objects.items() if track in alive}
 
     def apply(self, overlap: Array, rows: Sequence[int], ids: Sequence[int]) -> Array:
         """Let detections that continue objects overlap with these alone.

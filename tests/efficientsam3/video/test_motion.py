@@ -74,6 +74,14 @@ def test_links() -> None:
     assert np.array_equal(links.apply(memory, [0, 1], [5, 6]), [[1, 0], [0, 0.1]])
 
 
+def test_links_of_ended_tracks_are_forgotten() -> None:
+    links = MotionLinks(IoUSettings(max_age=1, max_distance=0.0))
+    for frame in range(40):  # no detection continues another
+        links.read(frame, instances([block(0, 10 * (frame % 6), 8, 8)]))
+        links.bind(0, 3)
+    assert len(links._objects) <= 3
+
+
 def test_boxes_are_enough() -> None:
     links = MotionLinks(IoUSettings())
     boxes = instances([block(10, 10, 20, 20)], boxes_only=True)
