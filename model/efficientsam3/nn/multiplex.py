@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .interactive import InteractiveFeatures, MaskDecoder, ObjectMasks
 from .layers import Mlp, dot_product_attention, layer_norm, linear, merge_heads, split_heads
 from .memory import MemoryEncoder
-from .memory_attention import RotaryTables, attend_in_parts, can_attend_in_parts
+from .memory_attention import RotaryTables
 from .positions import FourierPositions, encode_ages, encode_grid, rotary_grid, rotate
 
 
@@ -109,8 +109,6 @@ class MultiplexLayer(nn.Module):
         placed = k.shape[2] - unplaced
         frames = k[:, :, :placed].unflatten(2, (-1, len(tables.cos)))
         k = torch.cat([rotate(frames, tables.cos, tables.sin).flatten(2, 3), k[:, :, placed:]], 2)
-        if can_attend_in_parts(q, k) and q.dtype != torch.float32:
-            return merge_heads(attend_in_parts(q[0], k[0], v[0], None)[None])
         return merge_heads(dot_product_attention(q, k, v))
 
 

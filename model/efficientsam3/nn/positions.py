@@ -119,6 +119,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (..., N, D) in the dtype of ``x``.
     """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if x.device.type == "cpu" and not tracing and not torch.compiler.is_compiling():
+        # One product of complex numbers, which ONNX and OpenVINO do not have. On a CPU the other
+        # form takes three to ten times as long.
+        wide = x.float()
+        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+        turn = torch.complex(cos.float(), sin.float())
+        if wide is x:
+            return torch.view_as_real(pairs * turn).flatten(-2)
+        pairs.mul_(turn)
+        return wide.to(x.dtype)
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
 
