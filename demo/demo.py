@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # FiftyOne warns about the age of the MongoDB that it ships itself.
         os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
     from efficientsam3 import EfficientSam3Error
+    from efficientsam3.runtime.threads import share_processors
 
+    share_processors()
     try:
         pictures = on_photographs(options) if options.photos else on_scenes(options)
     except EfficientSam3Error as error:

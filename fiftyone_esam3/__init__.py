@@ -1,5 +1,8 @@
 """EfficientSAM3 in FiftyOne: zoo models and a plugin; this folder also works when copied alone."""
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from .core_package import require_core
@@ -18,6 +21,15 @@ def register(plugin: Any) -> None:
         plugin: FiftyOne's plugin context.
     """
     require_core()
+    _share_processors()
     from fiftyone_esam3.plugin import register as register_all
 
     register_all(plugin)
+
+
+def _share_processors() -> None:
+    """Let FiftyOne's own processes, the App's server and the command, share the processors."""
+    if os.environ.get("FIFTYONE_SERVER") == "1" or Path(sys.argv[0]).stem == "fiftyone":
+        from efficientsam3.runtime.threads import share_processors
+
+        share_processors()

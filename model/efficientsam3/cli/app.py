@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..runtime.threads import share_processors
 from .annotate import annotate
 from .common import CommandGroup
 from .distill import distill
@@ -49,6 +50,7 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of the program itself; CommandGroup handles ``--debug``."""
+    share_processors()
 
 
 def version() -> None:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..checkpoints.hub import cached_models
+from ..runtime.threads import usable_processors
 
 Status = Literal["ok", "warning", "missing"]
 
@@ -110,7 +111,10 @@ def check_bfloat16() -> Check:
 
 
 def check_threads() -> Check:
-    """Report torch's threads beside the processors that this process may use."""
+    """Report torch's threads beside the processors that this process may use.
+
+    The command line lets waiting threads sleep; in other processes the variable is set by the user.
+    """
     import torch
 
     usable = usable_processors()
@@ -119,14 +123,11 @@ def check_threads() -> Check:
     if threads > usable:
         fix = f"set OMP_NUM_THREADS={usable}: more threads than processors wait for each other"
         return Check("threads", "warning", found, "speed on the CPU", fix)
-    return Check("threads", "ok", found, "speed on the CPU")
-
-
-def usable_processors() -> int:
-    """Return the number of processors that this process may use, which a container can limit."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
+        found += "; threads that wait sleep (OMP_WAIT_POLICY=passive)"
+    else:
+        found += "; threads that wait keep their processors busy (OMP_WAIT_POLICY is not passive)"
+    return Check("threads", "ok", found, "speed on the CPU, also beside other processes")
 
 
 def check_memory() -> Check:
