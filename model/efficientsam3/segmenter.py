@@ -279,6 +279,7 @@ class Segmenter(ObjectSegmenter):
         if mask_input is not None:
             raise PromptError("mask_input goes with points alone, not with concepts or exemplars")
         self.require("exemplars" if is_drawn or exemplars is not None else "concepts")
+        self._expect_prompts()
         nms = self.config.nms if nms is None else nms
         suppression = Suppression(nms, class_agnostic, overlap_metric)
         shown = []
@@ -312,6 +313,10 @@ class Segmenter(ObjectSegmenter):
                 by_phrase = dict(zip(phrases, one, strict=True))
                 out.append(best(join_classes(by_phrase, classes, suppression), max_instances))
         return out if several else out[0]
+
+    def _expect_prompts(self) -> None:
+        """Called before an image is read that phrases or exemplars are looked for in."""
+        return
 
     def _find_in_tiles(self, image: Any, tile: Any, find: FindAll) -> list[Instances]:
         resolution = self.config.resolution

@@ -152,6 +152,10 @@ def export_model(
                 loss=loss,
                 report=report,
             )
+        if to == "openvino" and precision != "float32":
+            from .openvino_files import halve_maps
+
+            halve_maps(new, entries)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         manifest.files.update({f.relative_to(new).as_posix(): f.stat().st_size for f in files})
         if to in RUNTIMES:

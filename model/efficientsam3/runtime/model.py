@@ -153,7 +153,7 @@ class ExportedModel(Segmenter):
             (D,) float32.
         """
         tokens: Array = self._encode_one(image).features.tokens
-        return tokens[0].mean(0)
+        return tokens[0].mean(0, np.float32)
 
     def embed_patches(self, image: ImageLike | EncodedImage) -> Array:
         """The coarsest level of the image encoder's feature pyramid.
@@ -166,9 +166,12 @@ class ExportedModel(Segmenter):
         """
         tokens: Array = self._encode_one(image).features.tokens
         side = self.config.grid
-        return tokens[0].T.reshape(-1, side, side)
+        return tokens[0].T.reshape(-1, side, side).astype(np.float32)
 
     # Prompts ----------------------------------------------------------------------------
+
+    def _expect_prompts(self) -> None:
+        self._sessions.prepare(["text", "heads", "mask_image", "masks"])
 
     def _answer(
         self, features: RuntimeFeatures, phrases: list[str], shown: Sequence[Shown]
@@ -226,6 +229,7 @@ class ExportedModel(Segmenter):
 
     def _mask_features(self, features: RuntimeFeatures) -> dict[str, Array]:
         if not features.masks:
+            self._sessions.release("heads")  # both would keep a quarter of the highest memory
             features.masks = self._sessions.run("mask_image", **features.image)
         return features.masks
 

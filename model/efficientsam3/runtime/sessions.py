@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import ArgumentError, CheckpointError, MissingPackageError
 from ..types import Array
 from .manifest import Manifest
 from .telemetry import import_openvino
 
+ONCE = ("image", "mask_image")
+"""Graphs that run once for an image and need much memory, which they give back."""
+
 
 class Sessions(ABC):
-    """The graphs of an exported folder. Each is read when it is first used.
+    """The graphs of an exported folder. Each is read when it is first used, or by ``prepare``.
 
     Args:
         folder: The folder.
@@ -26,8 +35,28 @@ class Sessions(ABC):
     def __init__(self, folder: Path, manifest: Manifest, device: str | None) -> None:
         self.folder, self.manifest = folder, manifest
         self.device = (device or "cpu").lower()
-        self._made: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._made: dict[str, Future[Any]] = {}
+        self._making = threading.Lock()
+        self._running = threading.Lock()
+
+    def prepare(self, graphs: Sequence[str]) -> None:
+        """Read graphs in another thread, while this one goes on.
+
+        Args:
+            graphs: Their names, in the order in which they are needed; those that the folder does
+                not have, and those that are read already, are left out.
+        """
+        new = []
+        with self._making:
+            for graph in graphs:
+                if graph in self.manifest.graphs and graph not in self._made:
+                    self._made[graph] = Future()
+                    new.append((graph, self._made[graph]))
+        if new:
+            pool = ThreadPoolExecutor(1, "efficientsam3-graphs")
+            for graph, future in new:
+                pool.submit(self._make, graph, future)
+            pool.shutdown(wait=False)
 
     def run(self, graph: str, **inputs: Array) -> dict[str, Array]:
         """Run a graph.
@@ -43,12 +72,28 @@ class Sessions(ABC):
             CheckpointError: The runtime cannot read the graph's file.
         """
         entry = self.manifest.graphs[graph]
-        with self._lock:
-            if graph not in self._made:
-                self._made[graph] = self._open(self.folder / entry["file"])
-            feeds = {name: inputs[name] for name in entry["inputs"]}
-            found = self._run(self._made[graph], feeds)
+        session = self._session(graph)
+        feeds = {
+            name: np.asarray(inputs[name], about["dtype"])
+            for name, about in entry["inputs"].items()
+        }
+        with self._running:
+            found = self._run(session, feeds)
+            if graph in ONCE:
+                self._release(session)
         return dict(zip(entry["outputs"], found, strict=True))
+
+    def release(self, graph: str) -> None:
+        """Give back the memory that a graph keeps for its next run; it is taken again then.
+
+        Args:
+            graph: Its name.
+        """
+        with self._making:
+            future = self._made.get(graph)
+        if future is not None and future.done() and future.exception() is None:
+            with self._running:
+                self._release(future.result())
 
     def replace(self, graph: str, path: Path) -> None:
         """Read a graph from another file.
@@ -60,13 +105,37 @@ class Sessions(ABC):
         Raises:
             CheckpointError: The runtime cannot read the file.
         """
-        with self._lock:
-            self._made[graph] = self._open(path)
+        future: Future[Any] = Future()
+        future.set_result(self._open(path))
+        with self._making:
+            self._made[graph] = future
 
     def close(self) -> None:
         """Release the graphs that were read, and their files."""
-        with self._lock:
-            self._made.clear()
+        with self._making:
+            made, self._made = self._made, {}
+        for future in made.values():
+            future.exception()  # what is still being read is done then
+
+    def _session(self, graph: str) -> Any:
+        """The graph as the runtime runs it; read now unless it has been."""
+        with self._making:
+            future = self._made.get(graph)
+            mine = future is None
+            if future is None:
+                future = self._made[graph] = Future()
+        if mine:
+            self._make(graph, future)
+        return future.result()
+
+    def _make(self, graph: str, future: Future[Any]) -> None:
+        try:
+            future.set_result(self._open(self.folder / self.manifest.graphs[graph]["file"]))
+        except Exception as error:  # noqa: BLE001 - whoever waits for the graph gets it
+            with self._making:  # the next call tries again
+                if self._made.get(graph) is future:
+                    del self._made[graph]
+            future.set_exception(error)
 
     def _open(self, path: Path) -> Any:
         try:
@@ -83,6 +152,10 @@ class Sessions(ABC):
 
     @abstractmethod
     def _run(self, session: Any, feeds: dict[str, Array]) -> list[Array]: ...
+
+    def _release(self, session: Any) -> None:
+        """Give back what a graph keeps between runs, where the runtime can."""
+        return
 
 
 def threads() -> int:
@@ -177,11 +250,26 @@ class OpenVinoSessions(Sessions):
             self._settings["INFERENCE_NUM_THREADS"] = threads()
 
     def _read(self, path: Path) -> Any:
-        return self._core.compile_model(str(path), self.device.upper(), self._settings)
+        made = self._core.compile_model(str(path), self.device.upper(), self._settings)
+        _return_freed_memory()
+        return made
 
     def _run(self, session: Any, feeds: dict[str, Array]) -> list[Array]:
         found = session(feeds)
         return [found[index] for index in range(len(session.outputs))]
+
+    def _release(self, session: Any) -> None:
+        session.release_memory()
+        _return_freed_memory()
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system: the allocator of glibc keeps it after large graphs."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except AttributeError:  # another C library
+            return
 
 
 SESSIONS: dict[str, type[Sessions]] = {"onnx": OnnxSessions, "openvino": OpenVinoSessions}

@@ -377,3 +377,57 @@ def test_an_export_that_fails_leaves_the_earlier_one(
         export_model(exported[0], copied, to=es3.load(copied).manifest.backend)
     assert es3.load(copied).name == "tiny"
     assert [p.name for p in copied.parent.iterdir()] == ["copied"]
+
+
+# Graphs that are read beforehand, and maps in half precision ---------------------------------
+
+
+def test_graphs_are_read_beforehand(copied: Path, photo: Any) -> None:
+    """A graph that cannot be read fails where it is needed, and is tried again."""
+    file = next(f for f in copied.iterdir() if f.stem == "heads" and f.suffix in (".xml", ".onnx"))
+    content = file.read_bytes()
+    model = es3.load(copied)
+    file.write_bytes(b"x" * len(content))
+    for _ in range(2):
+        with pytest.raises(es3.CheckpointError, match="heads"):
+            model.segment(photo, "bus", threshold=0.0)
+    file.write_bytes(content)
+    assert len(model.segment(photo, "bus", threshold=0.0))
+    model._sessions.release("heads")
+    model._sessions.release("text")
+    assert len(model.segment(photo, "tree", threshold=0.0))
+    model._sessions.close()
+    model._sessions.prepare(["heads", "of no model", "image"])
+    assert set(model._sessions._made) == {"heads", "image"}
+    assert len(model.segment(photo, "tree", threshold=0.0))
+
+
+@pytest.mark.slow
+def test_maps_go_between_graphs_in_half_precision(
+    tmp_path: Path, photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from efficientsam3.export import openvino_files
+
+    monkeypatch.setattr(openvino_files, "LARGE_MAP", 1 << 8)
+    model = tiny_model()
+    manifest = export_model(model, tmp_path / "tiny", to="openvino", precision="float16")
+    dtypes = {
+        (graph, side, name): value["dtype"]
+        for graph, entry in manifest.graphs.items()
+        for side in ("inputs", "outputs")
+        for name, value in entry[side].items()
+    }
+    halved = {key for key, dtype in dtypes.items() if dtype == "float16"}
+    assert {("image", "outputs", "tokens"), ("heads", "inputs", "seen")} <= halved
+    assert any(graph == "mask_image" for graph, _, _ in halved)
+    assert not any(graph in ("text", "points") for graph, _, _ in halved)
+    assert read_manifest(tmp_path / "tiny").graphs == manifest.graphs
+    ours = es3.load(tmp_path / "tiny")
+    found, expected = (m.segment(photo, "bus", threshold=0.0) for m in (ours, model))
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-2)
+    assert (found.masks != expected.masks).mean() < 1e-2
+    np.testing.assert_allclose(ours.embed(photo), model.embed(photo), atol=1e-2)
+    assert ours.embed(photo).dtype == ours.embed_patches(photo).dtype == np.float32
+    clicked = ours.segment(photo, points=[[30, 20]])
+    assert (clicked.masks != model.segment(photo, points=[[30, 20]]).masks).mean() < 1e-2
