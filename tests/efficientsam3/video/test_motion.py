@@ -89,3 +89,18 @@ def test_boxes_are_enough() -> None:
     links.bind(0, 3)
     links.read(1, boxes)
     assert links.apply(np.zeros((1, 1)), [0], [3]).tolist() == [[1]]
+
+
+def test_a_detection_seen_beside_an_object_is_not_that_object() -> None:
+    links = MotionLinks(IoUSettings(max_age=3, max_distance=0.0))
+    left, right = block(20, 4, 8, 8), block(20, 44, 8, 8)
+    links.read(0, instances([left, right]))
+    links.bind(0, 5)
+    drifted = np.array([[0.9]])
+    links.read(1, instances([right]))  # the object left; its memory draws the other
+    assert links.apply(drifted, [0], [5]).tolist() == [[0]]
+    assert links.apply(drifted, [0], [6]).tolist() == [[0.9]]  # of this one nothing is known
+    links.read(2, instances([right, block(0, 20, 8, 8)]))  # one that was not there before
+    assert links.apply(np.array([[0.9], [0.9]]), [0, 1], [5]).tolist() == [[0], [0.9]]
+    links.forget(5)
+    assert links.apply(drifted, [0], [5]).tolist() == [[0.9]]
