@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--busy", action="store_true", help="then again beside a busy process")
+    parser.add_argument("--busy-only", action="store_true", help="beside a busy process alone")
     parser.add_argument("--rows", nargs="+", help="only these rows")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--many", action="store_true", help=argparse.SUPPRESS)
@@ -278,7 +279,8 @@ def main() -> None:
     rows = [row for row in rows if arguments.rows is None or row in arguments.rows]
     exports = [row for row in EXPORTS if " ".join(row) in rows]
     export_all(arguments.model, arguments.checkpoint, arguments.folder, list(exports))
-    for busy in (False, True) if arguments.busy else (False,):
+    quiet_and_busy = (True,) if arguments.busy_only else (False, True)
+    for busy in quiet_and_busy if arguments.busy or arguments.busy_only else (False,):
         timed_rows: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
         with busy_process(busy):
             for turn in range(arguments.turns):

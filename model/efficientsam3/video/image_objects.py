@@ -8,6 +8,8 @@ follows the image better than that of a small memory.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..masks.overlap import mask_iou
 from ..types import Array, Instances, LogitPatch, Patch
@@ -33,6 +35,7 @@ class ImageObjects:
         self._links = MotionLinks(MOTION)
         self._frame: int | None = None
         self._way = 0
+        self._drawn: dict[int, Tensor] = {}  # the masks of the last frame, by identity
 
     def adopt(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
@@ -54,27 +57,48 @@ class ImageObjects:
         """
         if features.encoded is None or not output.ids:
             return output
-        found, pairs = self._join(frame, parts, features, output)
+        found, overlap = self._compare(frame, parts, features, output)
+        self._drawn = dict(zip(output.ids, output.logits.clone(), strict=True))
+        visible = (output.logits > 0).flatten(1).any(1).numpy(force=True)
+        overlap = self._links.apply(overlap, range(len(overlap)), output.ids) * visible
+        pairs = assign(overlap)
         if not pairs:
             return output
-        rows, objects = (list(side) for side in zip(*pairs, strict=True))
+        for row, tracked_row in pairs:
+            self._links.bind(row, output.ids[tracked_row])
+        objects, rows = (list(side) for side in zip(*pairs, strict=True))
         logits = output.logits.clone()
         logits[rows] = found.logits[objects].to(logits)
+        self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
         return output._replace(logits=logits)
 
     def note(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
     ) -> None:
-        """Note where objects are that are given on a frame; their masks stay as they are.
+        """Note where objects are on a frame whose masks a person or a detection has decided.
+
+        These masks tell more than motion does: an object that followed a neighbor is corrected.
+        Masks that are still those of ``adopt`` tell nothing new.
 
         Args:
             frame: Number of the frame.
             parts: The parts of the model.
             features: The frame.
-            output: The given objects.
+            output: The objects, whose masks stay as they are.
         """
-        if features.encoded is not None and output.ids:
-            self._join(frame, parts, features, output)
+        if features.encoded is None:
+            return
+        decided = [
+            row
+            for row, id in enumerate(output.ids)
+            if id not in self._drawn or not torch.equal(self._drawn[id], output.logits[row])
+        ]
+        if not decided:
+            return
+        output = output.take(decided)
+        _, overlap = self._compare(frame, parts, features, output)
+        for row, tracked_row in assign(overlap):
+            self._links.bind(row, output.ids[tracked_row])
 
     def forget(self, id: int) -> None:
         """Forget an object.
@@ -83,11 +107,12 @@ class ImageObjects:
             id: Its identity.
         """
         self._links.forget(id)
+        self._drawn.pop(id, None)
 
-    def _join(
+    def _compare(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
-    ) -> tuple[FoundObjects, list[tuple[int, int]]]:
-        """The objects of the frame, and pairs of rows: tracked objects and objects of the frame."""
+    ) -> tuple[FoundObjects, Array]:
+        """The F objects of the frame, and their (F, N) IoU with the tracked ones, 0 if too low."""
         if features.found is None:
             found = parts.find_objects(features.encoded)
             keep = found.scores > LEAST_SCORE
@@ -96,13 +121,7 @@ class ImageObjects:
         self._read(frame, found)
         tracked, shown = ((x.logits > 0).numpy(force=True) for x in (output, found))
         overlap = mask_iou(shown, tracked)
-        overlap *= overlap >= parts.config.memory.adopt_object_iou
-        visible = tracked.any((1, 2))
-        overlap = self._links.apply(overlap, range(len(shown)), output.ids) * visible
-        pairs = [(tracked_row, row) for row, tracked_row in assign(overlap)]
-        for tracked_row, row in pairs:
-            self._links.bind(row, output.ids[tracked_row])
-        return found, pairs
+        return found, overlap * (overlap >= parts.config.memory.adopt_object_iou)
 
     def _read(self, frame: int, found: FoundObjects) -> None:
         if frame == self._frame:

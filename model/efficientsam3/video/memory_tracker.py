@@ -377,6 +377,7 @@ class MemoryTracker:
         scores = (certainty * output.quality).tolist()
         seen = output.presence > 0 if present is None else present.to(output.presence.device)
         tokens = self._encode(features, output.logits, seen, given=False)
+        self._image_objects.note(frame, self._parts, features, output)
         for row, id in enumerate(output.ids):
             bank, new = self._banks[id], tokens[row].clone()
             if frame in bank.conditioning:

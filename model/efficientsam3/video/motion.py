@@ -87,6 +87,7 @@ class MotionLinks:
         """
         track = int(self._tracks[row])
         if track != NO_ID:
+            self._objects = {other: of for other, of in self._objects.items() if of != id}
             self._objects[track] = id
             self._seen[id] = (track, self._reads)
 

@@ -191,3 +191,14 @@ def test_clicked_objects_adopt_too(model: ImageModel) -> None:
         return shown.mask(0) if len(shown) else np.zeros((72, 96), bool)
 
     assert not np.array_equal(second(model), second(model_that_adopts(0.0)))
+
+
+def test_a_mask_that_is_decided_later_counts_more_than_motion() -> None:
+    left, right = block(4, 2, 8, 8, SIZE), block(4, 14, 8, 8, SIZE)
+    found = FoundObjects(logits(left, right, height=7.0), torch.tensor([0.9, 0.9]))
+    parts, objects = scripted_parts(found), ImageObjects()
+    first = objects.adopt(0, parts, frame_features(), output(left))
+    assert torch.equal(first.logits[0], found.logits[0])
+    objects.note(0, parts, frame_features(), output(right))  # a person or a detection corrects it
+    later = objects.adopt(1, parts, frame_features(), output(left))  # the memory does not
+    assert torch.equal(later.logits[0], found.logits[1])
