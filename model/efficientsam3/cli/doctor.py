@@ -24,6 +24,7 @@ from .doctor_checks import (
     check_package,
     check_program,
     check_python,
+    check_runtimes,
     check_threads,
     check_torch,
 )
@@ -72,6 +73,7 @@ def examine(start_database: bool = True) -> list[Check]:
         check_package("openvino", "models exported to OpenVINO", extra="openvino"),
         check_package("nncf", "OpenVINO exports in eight bits", extra="int8"),
         check_package("onnxruntime", "models exported to ONNX", extra="onnx"),
+        check_runtimes(),
         check_opencv(),
         check_cache(),
         check_offline(),

@@ -197,6 +197,17 @@ def check_package(distribution: str, needed_for: str, extra: str = "") -> Check:
     return Check(distribution, "ok", version, needed_for)
 
 
+def check_runtimes() -> Check:
+    """Report what can run models here, and how to find out which is fastest."""
+    names = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+    found = [name for package, name in names.items() if installed_version(package)]
+    if not found:
+        fix = "pip install --force-reinstall efficientsam3"
+        return Check("runtimes", "missing", "none", "every model", fix)
+    needed_for = "speed; `efficientsam3 benchmark --all-backends` says which is fastest here"
+    return Check("runtimes", "ok", ", ".join(found), needed_for)
+
+
 def absent_requirements(distribution: str) -> list[str]:
     """List requirements of a package that are not installed, as after `pip install --no-deps`.
 

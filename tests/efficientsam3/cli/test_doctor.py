@@ -110,6 +110,16 @@ def test_more_threads_than_processors_is_a_warning(monkeypatch: pytest.MonkeyPat
     assert "OMP_NUM_THREADS=2" in check.fix
 
 
+def test_runtimes_are_named_with_how_to_compare_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"torch": "2.0", "onnxruntime": "1.0"}
+    monkeypatch.setattr(doctor_checks, "installed_version", installed.get)
+    check = doctor_checks.check_runtimes()
+    assert (check.status, check.found) == ("ok", "PyTorch, ONNX Runtime")
+    assert "benchmark --all-backends" in check.needed_for
+    installed.clear()
+    assert doctor_checks.check_runtimes().status == "missing"
+
+
 def test_memory_is_bound_by_a_containers_limit(tmp_path: Path) -> None:
     meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
     meminfo.write_text("MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB\n")
