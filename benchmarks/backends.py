@@ -76,6 +76,22 @@ def export_all(model: str, checkpoint: Path, folder: Path, rows: list[tuple[str,
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def untrained(model: str, folder: Path) -> Path:
+    """A file of untrained weights, written where it is missing.
+
+    Args:
+        model: Name of the model.
+        folder: Its folder, made where it is missing.
+    """
+    from efficientsam3.checkpoints.save import save_untrained
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "untrained.pt"
+    if not file.exists():
+        save_untrained(model, file)
+    return file
+
+
 def child_export(folder: str, repeat: int, many: bool) -> dict[str, float]:
     """Times of an exported model, in a process that has not imported torch.
 
@@ -266,13 +282,8 @@ def main() -> None:
             found = child_export(str(folder), arguments.repeat, arguments.many)
         print(json.dumps(found))
         return
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.checkpoint is None:
-        from efficientsam3.checkpoints.save import save_untrained
-
-        arguments.checkpoint = arguments.folder / "untrained.pt"
-        if not arguments.checkpoint.exists():
-            save_untrained(arguments.model, arguments.checkpoint)
+        arguments.checkpoint = untrained(arguments.model, arguments.folder)
     rows = ["upstream"] if arguments.upstream else []
     rows += [" ".join(("PyTorch", *row)) for row in PYTORCH]
     rows += [" ".join(row) for row in EXPORTS]

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backends import busy_process, export_all
+from backends import busy_process, export_all, untrained
 from report import say
 
 EXPORTS = (("openvino", "float32", "exact"), ("openvino", "bfloat16", "exact"))
@@ -169,13 +169,8 @@ def main() -> None:
         found = child_upstream(arguments) if upstream else child_ours(arguments, arguments.child)
         print(json.dumps(found))
         return
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.checkpoint is None:
-        from efficientsam3.checkpoints.save import save_untrained
-
-        arguments.checkpoint = arguments.folder / "untrained.pt"
-        if not arguments.checkpoint.exists():
-            save_untrained(arguments.model, arguments.checkpoint)
+        arguments.checkpoint = untrained(arguments.model, arguments.folder)
     export_all(arguments.model, arguments.checkpoint, arguments.folder, list(EXPORTS))
     rows = ["upstream"] if arguments.upstream else []
     rows += [*PYTORCH, *(" ".join(row) for row in EXPORTS)]

@@ -80,7 +80,8 @@ def export_model(
         precision: "float32"; "float16" for files of half the size, which are computed in float32,
             and in float16 by Core ML; for OpenVINO, "bfloat16": files of half the size, computed in
             bfloat16 where the processor can; or "int8": the costly layers in eight bits, those that
-            lose too much agreement in half precision.
+            lose too much agreement in half precision. With OpenVINO, all but
+            "float32" pass large maps from one graph to another in float16.
         calibrate: A folder with pictures like those that the model will see, for "int8".
         calibrate_count: Pictures of this folder to quantize by, at most; up to eight others
             measure the agreement.

@@ -58,17 +58,13 @@ class ImageObjects:
         if features.encoded is None or not output.ids:
             return output
         found, overlap = self._compare(frame, parts, features, output)
-        self._drawn = dict(zip(output.ids, output.logits.clone(), strict=True))
         visible = (output.logits > 0).flatten(1).any(1).numpy(force=True)
         overlap = self._links.apply(overlap, range(len(overlap)), output.ids) * visible
-        pairs = assign(overlap)
-        if not pairs:
-            return output
-        for row, tracked_row in pairs:
-            self._links.bind(row, output.ids[tracked_row])
-        objects, rows = (list(side) for side in zip(*pairs, strict=True))
         logits = output.logits.clone()
-        logits[rows] = found.logits[objects].to(logits)
+        for row, tracked_row in assign(overlap):
+            self._links.bind(row, output.ids[tracked_row])
+            logits[tracked_row] = found.logits[row].to(logits)
+        # A copy: the tracker may change the masks that it is given.
         self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
         return output._replace(logits=logits)
 
