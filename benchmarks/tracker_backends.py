@@ -172,6 +172,8 @@ def main() -> None:
     if arguments.checkpoint is None:
         arguments.checkpoint = untrained(arguments.model, arguments.folder)
     export_all(arguments.model, arguments.checkpoint, arguments.folder, list(EXPORTS))
+    if arguments.turns < 1:  # the exports alone
+        return
     rows = ["upstream"] if arguments.upstream else []
     rows += [*PYTORCH, *(" ".join(row) for row in EXPORTS)]
     times: dict[str, list[float]] = {row: [] for row in rows}
