@@ -215,6 +215,25 @@ HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "bf16"}
 float16."""
 
 
+_core_lock = threading.Lock()
+_cores: list[Any] = []
+
+
+def _openvino_core(openvino: Any) -> Any:
+    """The one ``Core`` of this process, which is never released.
+
+    A core gives the thread that makes it another stack for signal handlers. Its end unmaps that
+    stack. It restores the earlier stack only in the thread that ends it, and only if no later core
+    has replaced it. Where a model ends in another thread, or two models end in the order in which
+    they were loaded, the next signal (Ctrl-C, the end of a child process) ends the process with a
+    segmentation fault.
+    """
+    with _core_lock:
+        if not _cores:
+            _cores.append(openvino.Core())
+        return _cores[0]
+
+
 class OpenVinoSessions(Sessions):
     """Graphs run by OpenVINO.
 
@@ -236,7 +255,7 @@ class OpenVinoSessions(Sessions):
             raise MissingPackageError(
                 f"{folder} is run by OpenVINO, which is not installed: pip install openvino"
             ) from error
-        self._core = openvino.Core()
+        self._core = _openvino_core(openvino)
         known = [name.lower() for name in self._core.available_devices]
         if self.device not in known:
             raise ArgumentError(
