@@ -93,8 +93,9 @@ class Options:
     restyled: float = 0.3
     """Share of the stickers that are drawn in another style, as lines and flat colors."""
     model: str = ""
-    """Folder of a saved model whose scores "calibrate" learns, with a tracker if it has one;
-    empty: the model of the stage "finer"."""
+    """Folder of a saved model, for a stage that starts with it: "finer" trains it further, without
+    its tracker and its learned scores, and "calibrate" learns its scores and keeps its tracker;
+    empty: the model of the stage before."""
     scored: int = 2000
     """Scenes of training from which scores are learned; 0: none are."""
     score_steps: int = 2500
@@ -240,6 +241,27 @@ def load_start(net: LateDetector, path: Path) -> None:
     net.load_state_dict(state)
 
 
+def load_saved(net: LateDetector, folder: Path) -> None:
+    """Load what finds objects from a saved model, in place, without its tracker and its rescorer.
+
+    Args:
+        net: The model.
+        folder: Folder of a saved model of this recipe.
+
+    Raises:
+        CheckpointError: the folder cannot be read, or has a model of another architecture.
+    """
+    _, saved, learned = load_model(folder)
+    state, own = learned.state_dict(), net.state_dict()
+    wrong = sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
+    if saved.late is None or wrong:
+        raise CheckpointError(
+            f"{folder} is not a model of stickers-objects"
+            + (f": they differ in {', '.join(wrong[:4])}" if wrong else "")
+        )
+    net.load_state_dict({k: state[k] for k in own})
+
+
 def _phrase_table(stickers: StickerArt, names: Sequence[str], config: ModelConfig) -> PhraseTable:
     concepts = [stickers.concepts[name] for name in names]
     phrases = list_phrases(concepts)
@@ -345,8 +367,11 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config = objects_config(o.final_resolution)
     net = new_detector(config, o.seed)
-    state = read_state(run.weights("objects"))
-    net.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEADS)})
+    if o.model:
+        load_saved(net, Path(o.model))
+    else:
+        state = read_state(run.weights("objects"))
+        net.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEADS)})
     task = object_task(run, net, config, 1, MOSTLY_FREE)
     return task, _settings(
         run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500

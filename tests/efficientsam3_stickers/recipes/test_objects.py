@@ -11,9 +11,10 @@ import torch
 
 import efficientsam3 as es3
 from efficientsam3.build import LateConfig, build, tiny_config, tiny_late_config
-from efficientsam3.train.merge import save_model
+from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import run_recipe
-from efficientsam3_stickers.recipes.objects import RECIPE
+from efficientsam3_stickers.recipes import objects
+from efficientsam3_stickers.recipes.objects import RECIPE, objects_config
 
 from ..conftest import bake_shapes
 
@@ -72,6 +73,26 @@ def test_stages_end_in_a_model_and_can_be_extended(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
     new = {name for name in after if name not in before}
     assert new and all(name.startswith("decoder.rescorer.") for name in new)
+
+
+@pytest.mark.slow
+def test_a_saved_model_is_trained_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = tiny_late_config()
+    plain = tiny_late_config(late=LateConfig(1, 1, 1, (8, 16), 16), parts=("geometry", "masks"))
+    monkeypatch.setattr(objects, "objects_config", lambda resolution: plain)
+    save_model(tmp_path / "saved", "saved", saved, build(saved))
+    options = {"batch": "2", "backgrounds": "4", "workers": "0", "validate": "false"}
+    options["model"] = str(tmp_path / "saved")
+    run_recipe(RECIPE, tmp_path / "run", stages=["finer"], steps=1, overrides=options)
+    before, after = (
+        load_model(tmp_path / folder)[2].state_dict() for folder in ("saved", "run/finer/model")
+    )
+    assert set(after) == set(build(plain).state_dict())
+    steps = torch.cat([(after[name] - before[name]).float().abs().flatten() for name in after])
+    assert 0 < steps.mean() < 0.01
+    monkeypatch.setattr(objects, "objects_config", objects_config)
+    with pytest.raises(es3.CheckpointError, match="is not a model of stickers-objects: they differ"):
+        run_recipe(RECIPE, tmp_path / "wrong", stages=["finer"], steps=1, overrides=options)
 
 
 @pytest.mark.slow
