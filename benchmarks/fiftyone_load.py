@@ -39,7 +39,7 @@ def run(folder: Path, count: int, lines: int) -> None:
     import torch
 
     import efficientsam3 as es3
-    from efficientsam3.build import tiny_config
+    from efficientsam3.config import tiny_config
     from fiftyone_esam3.runs.segment import segment_concepts
     from fiftyone_esam3.runs.steps import Step, finish
 

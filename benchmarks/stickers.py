@@ -29,8 +29,8 @@ from report import put_table, say
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.build import ModelConfig
 from efficientsam3.checkpoints.save import count_parameters
+from efficientsam3.config import ModelConfig
 from efficientsam3.evaluate import (
     ConceptScore,
     GroundTruth,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from efficientsam3 import ImageModel
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 
 IMAGES = 4
 FRAMES = 36

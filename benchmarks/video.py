@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import efficientsam3 as es3
-from efficientsam3.build import MULTIPLEX_PARTS, MemoryConfig, ModelConfig, tiny_config
+from efficientsam3.config import MULTIPLEX_PARTS, MemoryConfig, ModelConfig, tiny_config
 from efficientsam3.types import BitPatch, Instances
 from efficientsam3.video.memory_tracker import MemoryTracker
 from efficientsam3.video.multiplex_tracker import make_tracker

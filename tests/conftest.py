@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import efficientsam3 as es3
-from efficientsam3.build import build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import tiny_config
 
 # Before anything imports Ultralytics, which looks for the network and writes settings.
 home = tempfile.mkdtemp(prefix="efficientsam3-ultralytics-")

@@ -85,7 +85,7 @@ def test_wheel_holds_no_stray_weights(wheel: zipfile.ZipFile) -> None:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the archives are made of, with a tiny model embedded in it."""
-    from efficientsam3.build import tiny_config
+    from efficientsam3.config import tiny_config
     from efficientsam3_stickers.embed import embed
 
     root = tmp_path_factory.mktemp("checkout") / "project"

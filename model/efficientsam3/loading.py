@@ -14,8 +14,8 @@ from .variants import CONFIG_FILE, WEIGHTS_FILE, Packaged, find_variant
 if TYPE_CHECKING:
     import torch
 
-    from .build import ModelConfig
     from .checkpoints.sources import WeightFiles
+    from .config import ModelConfig
     from .nn.detector import Detector
     from .predictor import ImageModel
     from .runtime.model import ExportedModel

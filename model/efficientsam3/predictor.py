@@ -11,10 +11,11 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from .build import ModelConfig, build
+from .build import build
 from .checkpoints.save import save_folder
 from .checkpoints.sources import WeightsInMemory
 from .concepts import read_phrase
+from .config import ModelConfig
 from .devices import best_device, best_dtype, find_device, parse_dtype
 from .errors import ArgumentError, PromptError, shorten
 from .exemplar_prompts import ExemplarPrompts, check_points

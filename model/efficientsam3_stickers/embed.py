@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from efficientsam3.build import ModelConfig, StudentConfig
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.save import count_parameters, save_folder
+from efficientsam3.config import ModelConfig, StudentConfig
 from efficientsam3.errors import CheckpointError, EfficientSam3Error
 from efficientsam3.io.atomic import replacing_folder
 from efficientsam3.nn.detector import Detector

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import build, tiny_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import tiny_config
 
 
 def test_the_table_has_medians_and_factors(script: Callable[[str], ModuleType]) -> None:

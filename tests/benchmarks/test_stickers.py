@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import efficientsam3 as es3
-from efficientsam3.build import ModelConfig, StudentConfig, TextConfig, build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, StudentConfig, TextConfig, tiny_config
 from efficientsam3.types import BitPatch, Instances
 from efficientsam3_stickers.art import StickerArt
 from efficientsam3_stickers.concepts import SPLITS

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, tiny_config
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import MemoryConfig, tiny_config
 from efficientsam3.data.types import ClipQuery, ClipRecord, ObjectTrack
 from efficientsam3.io import rle
 from efficientsam3_stickers.art import StickerArt

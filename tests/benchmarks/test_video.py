@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import MemoryConfig, tiny_config
+from efficientsam3.config import MemoryConfig, tiny_config
 from efficientsam3.io.frames import read_frames
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "video.py"

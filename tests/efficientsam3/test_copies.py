@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.types import Instances
 from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.frame_cache import FrameCache

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efficientsam3.build import ModelConfig, build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, tiny_config
 from efficientsam3.nn.detector import Detector, fold
 from efficientsam3.nn.fusion import FusionLayer
 from efficientsam3.nn.geometry import Exemplars

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import efficientsam3 as es3
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.tokenizer import tokenize
 from efficientsam3_stickers.recipes.common import new_model, student_config, teacher_config

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from efficientsam3 import build
 from efficientsam3.checkpoints.assemble import config_of
+from efficientsam3.config import TEXTS, VISIONS
 from efficientsam3.errors import EfficientSam3Error
 from efficientsam3.variants import (
     ABILITIES,
@@ -257,8 +257,8 @@ def test_every_student_has_its_3_1_name() -> None:
 
 
 def test_encoders_are_those_that_can_be_built() -> None:
-    assert set(VISION_PARAMS) == set(build.VISIONS)
-    assert set(TEXT_PARAMS) == set(build.TEXTS)
+    assert set(VISION_PARAMS) == set(VISIONS)
+    assert set(TEXT_PARAMS) == set(TEXTS)
 
 
 @pytest.mark.parametrize(

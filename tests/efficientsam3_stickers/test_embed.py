@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import efficientsam3 as es3
-from efficientsam3.build import ModelConfig, StudentConfig, TextConfig, build, tiny_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints import assemble, hub, save
 from efficientsam3.cli import app as cli
+from efficientsam3.config import ModelConfig, StudentConfig, TextConfig, tiny_config
 from efficientsam3.variants import EMBEDDED, assets, find_variant
 from efficientsam3_stickers import embed as module
 from efficientsam3_stickers.art import ArtNotFoundError, StickerArt

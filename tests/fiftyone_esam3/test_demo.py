@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.evaluate import read_clip_annotations, read_ground_truth
 from efficientsam3.io.rle import decode
 from efficientsam3.types import BitPatch

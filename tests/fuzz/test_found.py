@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from efficientsam3.build import ModelConfig, tiny_config
 from efficientsam3.checkpoints.assemble import load_folder, load_upstream
 from efficientsam3.checkpoints.read import Contents, read_state
+from efficientsam3.config import ModelConfig, tiny_config
 from efficientsam3.data.annotated_images import AnnotatedImages
 from efficientsam3.data.coco import CocoAnnotations
 from efficientsam3.data.json_records import read_json

@@ -12,7 +12,7 @@ import supervision as sv
 from PIL import Image
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from supervision_adapters import AdapterError, ConceptDetector, to_detections
 from supervision_adapters.detector import match_boxes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from supervision_adapters import AdapterError
 
 from ..conftest import tiny_model

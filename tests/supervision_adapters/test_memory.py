@@ -9,7 +9,7 @@ import pytest
 import supervision as sv
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from supervision_adapters import AdapterError, VideoMemoryTracker, iter_track, to_detections
 from supervision_adapters.memory import match_objects
 

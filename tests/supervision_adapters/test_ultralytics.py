@@ -198,7 +198,7 @@ def test_a_dataset_needs_no_ultralytics(pictures: Path, tmp_path: Path) -> None:
         "import sys\n"
         "for name in ('ultralytics', 'cv2', 'lap'): sys.modules[name] = None\n"
         "from efficientsam3 import ImageModel\n"
-        "from efficientsam3.build import tiny_config\n"
+        "from efficientsam3.config import tiny_config\n"
         "from supervision_adapters.ultralytics import auto_annotate, UltralyticsTracker\n"
         f"model = ImageModel.from_config(tiny_config(), device='cpu', dtype='float32')\n"
         f"print(auto_annotate({str(pictures)!r}, 'cat', {str(tmp_path / 'set')!r}, model).images)\n"

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..build import PART_NAMES, ModelConfig
+from ..config import PART_NAMES, ModelConfig
 from ..errors import ArgumentError, CheckpointError, EfficientSam3Error, WeightsNotFoundError
 from ..io.tensor_files import replacing_tensors
 from ..nn.detector import Detector

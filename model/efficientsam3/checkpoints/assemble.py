@@ -9,16 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..build import (
-    OPTIONAL,
-    PART_NAMES,
-    REQUIRED,
-    TEXTS,
-    MemoryConfig,
-    ModelConfig,
-    StudentConfig,
-    build,
-)
+from ..build import build
+from ..config import OPTIONAL, PART_NAMES, REQUIRED, TEXTS, MemoryConfig, ModelConfig, StudentConfig
 from ..data.json_records import read_json
 from ..errors import ArgumentError, CheckpointError, WeightsNotFoundError
 from ..nn.detector import Detector

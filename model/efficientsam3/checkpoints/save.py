@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..build import ModelConfig, build
+from ..build import build
+from ..config import ModelConfig
 from ..errors import ArgumentError, CheckpointError, shorten
 from ..io.tensor_files import replacing_tensors
 from ..nn.detector import Detector

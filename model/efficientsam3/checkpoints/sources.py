@@ -13,7 +13,7 @@ from ..variants import Packaged, find_variant
 from .parts import weight_files
 
 if TYPE_CHECKING:
-    from ..build import ModelConfig
+    from ..config import ModelConfig
     from ..nn.detector import Detector
 
 

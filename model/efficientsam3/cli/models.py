@@ -224,7 +224,7 @@ def _check_destination(dest: Path, to: Layout, overwrite: bool) -> None:
 
 def _print_contents(name: str, config: Any, net: Any) -> None:
     """Print the parts of a model with their sizes, and what it can and cannot do."""
-    from ..build import PART_NAMES, REQUIRED
+    from ..config import PART_NAMES, REQUIRED
 
     counts: dict[str, int] = {}
     for key, value in net.state_dict().items():

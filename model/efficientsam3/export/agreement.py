@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..build import ModelConfig
+from ..config import ModelConfig
 from ..runtime.manifest import Manifest
 from ..runtime.pixels import normalize
 from ..runtime.sessions import open_sessions

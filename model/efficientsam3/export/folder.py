@@ -12,8 +12,8 @@ import torch
 
 from .. import __version__
 from ..bpe import END, PAD, START, clip_tokenizer
-from ..build import PART_NAMES, PARTS_OF_ABILITY
 from ..concepts import Concepts
+from ..config import PART_NAMES, PARTS_OF_ABILITY
 from ..errors import ArgumentError
 from ..io.atomic import replacing_folder
 from ..nn.detector import fold

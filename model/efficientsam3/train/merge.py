@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..build import OPTIONAL, REQUIRED, ModelConfig
 from ..checkpoints import layout
 from ..checkpoints.assemble import assemble, load_folder, load_upstream
 from ..checkpoints.read import State
 from ..checkpoints.save import save_folder, save_upstream
+from ..config import OPTIONAL, REQUIRED, ModelConfig
 from ..errors import CheckpointError
 from ..io.tensor_files import replacing_tensors
 from ..nn.detector import Detector

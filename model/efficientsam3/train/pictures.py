@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..build import ModelConfig
+from ..config import ModelConfig
 from ..data.sample import TrainingSample
 from ..nn.detector import Detector
 from ..viz.contact_sheet import Caption, Cell, draw_grid

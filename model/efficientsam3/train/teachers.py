@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..build import ModelConfig
+from ..config import ModelConfig
 from ..errors import ArgumentError
 from ..nn.detector import Detector
 from ..nn.neck import enlarge

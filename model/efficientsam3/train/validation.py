@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..build import ModelConfig
+from ..config import ModelConfig
 from ..data.sample import SampleSource, TrainingSample
 from ..data.types import PhraseQuery
 from ..errors import DataError

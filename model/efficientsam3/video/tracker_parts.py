@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..build import ModelConfig
+from ..config import ModelConfig
 from ..io.images import ImageLike, read_rgb
 from ..io.samples import read_rgb_array
 from ..nn.features import ImageFeatures

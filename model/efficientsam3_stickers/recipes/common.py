@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from efficientsam3.build import ModelConfig, StudentConfig, TextConfig, VitConfig, build
+from efficientsam3.build import build
 from efficientsam3.checkpoints.read import read_state
+from efficientsam3.config import ModelConfig, StudentConfig, TextConfig, VitConfig
 from efficientsam3.errors import CheckpointError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.train.batches import Generated

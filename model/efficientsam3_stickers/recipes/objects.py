@@ -19,8 +19,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from efficientsam3.build import LateConfig, ModelConfig, StudentConfig, TextConfig, build
+from efficientsam3.build import build
 from efficientsam3.checkpoints.read import read_state
+from efficientsam3.config import LateConfig, ModelConfig, StudentConfig, TextConfig
 from efficientsam3.errors import CheckpointError
 from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.late_detector import LateDetector

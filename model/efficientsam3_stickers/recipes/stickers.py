@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.detector import Detector
 from efficientsam3.segmenter import VISUAL

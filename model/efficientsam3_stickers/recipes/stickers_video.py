@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from efficientsam3.build import OPTIONAL, MemoryConfig, ModelConfig, build
+from efficientsam3.build import build
 from efficientsam3.checkpoints.assemble import load_folder
+from efficientsam3.config import OPTIONAL, MemoryConfig, ModelConfig
 from efficientsam3.data.clip import Stills
 from efficientsam3.errors import CheckpointError, DataError
 from efficientsam3.nn.detector import Detector

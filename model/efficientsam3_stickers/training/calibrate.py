@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.errors import DataError
 from efficientsam3.evaluate import ConceptScore

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.nn.detector import Detector
 from efficientsam3.train.batches import to_device

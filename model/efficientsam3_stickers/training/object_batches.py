@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.io.images import normalize
 from efficientsam3.nn.geometry import Exemplars
 from efficientsam3.segmenter import VISUAL

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.train.pictures import concept_sheet

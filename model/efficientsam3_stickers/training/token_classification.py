@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.errors import DataError
 from efficientsam3.nn.detector import Detector

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efficientsam3.build import ModelConfig
 from efficientsam3.checkpoints import assemble, layout
+from efficientsam3.config import ModelConfig
 
 from ...parity.upstream import Keys, placeholders, released_keys
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
 from efficientsam3.checkpoints.adapter import ADAPTER_FILE, Adapter, digests_by_part
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import tiny_config
 from efficientsam3.errors import ArgumentError, CheckpointError, WeightsNotFoundError
 
 from ...conftest import tiny_model

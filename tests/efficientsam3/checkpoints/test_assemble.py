@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import efficientsam3 as es3
-from efficientsam3.build import OPTIONAL, PART_NAMES, REQUIRED
 from efficientsam3.checkpoints import assemble, layout, read
+from efficientsam3.config import OPTIONAL, PART_NAMES, REQUIRED
 from efficientsam3.variants import find_variant
 
 from ...parity.upstream import MOBILECLIP_ROWS, part, placeholders, released_keys

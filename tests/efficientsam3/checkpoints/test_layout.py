@@ -8,9 +8,10 @@ import json
 import pytest
 import torch
 
-from efficientsam3.build import REQUIRED, TEXTS, VISIONS, ModelConfig, build
+from efficientsam3.build import build
 from efficientsam3.checkpoints import layout
 from efficientsam3.checkpoints.assemble import config_of
+from efficientsam3.config import REQUIRED, TEXTS, VISIONS, ModelConfig
 from efficientsam3.variants import VARIANTS, Variant, Weights
 
 from ...parity.upstream import Keys, released_keys

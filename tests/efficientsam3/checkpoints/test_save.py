@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import efficientsam3 as es3
-from efficientsam3.build import ModelConfig, tiny_config
 from efficientsam3.checkpoints import save
+from efficientsam3.config import ModelConfig, tiny_config
 
 from ...parity.upstream import placeholders
 from .conftest import (

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, ModelConfig, TextConfig, tiny_config
 from efficientsam3.checkpoints import layout, transformers_layout
 from efficientsam3.checkpoints.assemble import assemble
 from efficientsam3.checkpoints.read import Contents
+from efficientsam3.config import MemoryConfig, ModelConfig, TextConfig, tiny_config
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.geometry import Exemplars
 from efficientsam3.nn.layers import cxcywh_to_xyxy

@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
 from efficientsam3.cli.app import app
 from efficientsam3.cli.model_options import ModelOptions
+from efficientsam3.config import tiny_config
 
 from ..video.films import Seer, write_squares
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3 import build
-from efficientsam3.build import TextConfig, VitConfig
 from efficientsam3.checkpoints import assemble, save
 from efficientsam3.cli import models
+from efficientsam3.config import TEXTS, VISIONS, ModelConfig, TextConfig, VitConfig
 from efficientsam3.export import backends
 
 from .conftest import run, run_refused
@@ -53,7 +52,7 @@ def test_models_as_json() -> None:
 
 
 @dataclass(frozen=True)
-class Tiny(build.ModelConfig):
+class Tiny(ModelConfig):
     """The numbers of ``tiny_config`` for encoders by name."""
 
     resolution: int = 112
@@ -72,9 +71,9 @@ class Tiny(build.ModelConfig):
 def tiny_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file in upstream's layout, of encoders that are SAM3's and MobileCLIP-S0's by name."""
     vit = VitConfig(width=32, depth=2, heads=2, hidden=48, window=4, everywhere=(1,))
-    monkeypatch.setitem(build.VISIONS, "sam3", vit)
+    monkeypatch.setitem(VISIONS, "sam3", vit)
     text = TextConfig("mobileclip-mixer", 32, 3, 2, vocabulary=49408)
-    monkeypatch.setitem(build.TEXTS, "mobileclip-s0", text)
+    monkeypatch.setitem(TEXTS, "mobileclip-s0", text)
     monkeypatch.setattr(assemble, "ModelConfig", Tiny)
     path = tmp_path / "upstream.pt"
     save.save_untrained("sam3-litetext-s0-16", path)

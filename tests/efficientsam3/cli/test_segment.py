@@ -18,8 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
 from efficientsam3.cli.model_options import ModelOptions
+from efficientsam3.config import tiny_config
 from efficientsam3.segment_files import SegmentRun
 
 from .conftest import run, run_refused

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, tiny_config, tiny_late_config
+from efficientsam3.config import MemoryConfig, tiny_config, tiny_late_config
 from efficientsam3.export import export_model
 
 from ...conftest import tiny_model

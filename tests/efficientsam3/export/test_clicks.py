@@ -145,7 +145,7 @@ def test_an_earlier_mask_changes_the_answer(sessions: tuple[Any, Any], photo: np
 
 
 def test_without_the_head_there_is_nothing_to_export(tmp_path: Path) -> None:
-    from efficientsam3.build import tiny_config
+    from efficientsam3.config import tiny_config
 
     model = tiny_model(config=tiny_config(parts=("geometry", "masks")))
     with pytest.raises(es3.MissingAbilityError):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config, tiny_late_config
+from efficientsam3.config import tiny_config, tiny_late_config
 from efficientsam3.export import export_model
 
 from ...conftest import tiny_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efficientsam3.build import MemoryConfig, StudentConfig, tiny_config, tiny_late_config
+from efficientsam3.config import MemoryConfig, StudentConfig, tiny_config, tiny_late_config
 from efficientsam3.export import forms
 from efficientsam3.export.graphs import graphs_of
 from efficientsam3.nn.detector import FoldedDetector, fold

@@ -10,7 +10,8 @@ import torch
 
 import efficientsam3 as es3
 from efficientsam3.benchmark import costs
-from efficientsam3.build import ModelConfig, build, tiny_config, tiny_late_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, tiny_config, tiny_late_config
 from efficientsam3.errors import ArgumentError
 from efficientsam3.nn.detector import fold
 from efficientsam3.nn.late_detector import LateDetector

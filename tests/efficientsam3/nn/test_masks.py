@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.nn.masks import OUTSIDE, within
 
 from ...conftest import scale_weights

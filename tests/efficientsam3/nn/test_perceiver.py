@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, ModelConfig, build, tiny_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints.assemble import load_folder, load_upstream
 from efficientsam3.checkpoints.save import save_folder, save_upstream
+from efficientsam3.config import MemoryConfig, ModelConfig, tiny_config
 from efficientsam3.errors import CheckpointError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.memory import Memory

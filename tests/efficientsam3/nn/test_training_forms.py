@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efficientsam3.build import build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import tiny_config
 from efficientsam3.nn.decoder import Decoder, DotProductScoring
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.layers import dot_product_attention

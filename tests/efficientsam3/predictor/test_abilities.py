@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 
 from ...conftest import tiny_model
 from .conftest import BOXES

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.errors import PromptWarning
 from efficientsam3.prompts import read_boxes, read_points
 from efficientsam3.video.concept_tracker import ConceptTracker

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.devices import find_device
 
 from .conftest import BOXES

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_late_config
+from efficientsam3.config import tiny_late_config
 from tests.conftest import tiny_model
 from tests.efficientsam3.predictor.colors import ColorModel
 from tests.efficientsam3.predictor.conftest import CONCEPTS, same

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config, tiny_late_config
+from efficientsam3.config import tiny_config, tiny_late_config
 from efficientsam3.segmenter import VISUAL
 from tests.conftest import tiny_model
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientsam3.build import ModelConfig, TextConfig, build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, TextConfig, tiny_config
 from efficientsam3.data.clip import TrainingClip
 from efficientsam3.nn.detector import Detector
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efficientsam3.build import ModelConfig, build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, tiny_config
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.data.types import PhraseQuery
 from efficientsam3.nn.detector import Detector

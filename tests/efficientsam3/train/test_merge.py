@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from efficientsam3.build import ModelConfig, TextConfig, VitConfig, build
+from efficientsam3.build import build
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import ModelConfig, TextConfig, VitConfig
 from efficientsam3.errors import CheckpointError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.train.merge import (

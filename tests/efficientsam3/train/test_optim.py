@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from efficientsam3.build import build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import tiny_config
 from efficientsam3.train.errors import SettingsError
 from efficientsam3.train.optim import (
     Ema,

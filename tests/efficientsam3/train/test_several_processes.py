@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from efficientsam3 import build
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import TEXTS, TextConfig
 from efficientsam3.train import checkpoint
 from efficientsam3.train.errors import SettingsError
 from efficientsam3.train.loop import train
@@ -112,9 +112,9 @@ def distill_text(folder: Path, batch: int) -> None:
         "loop.accelerator": "cpu",
         "loop.precision": "32-true",
     }
-    small = build.TextConfig("mobileclip", 16, 1, 2)
+    small = TextConfig("mobileclip", 16, 1, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(build.TEXTS, "small", small)
+        patch.setitem(TEXTS, "small", small)
         run_recipe(stage1_text.RECIPE, folder, steps=6, overrides=options, stages=["captions"])
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efficientsam3.build import MemoryConfig
+from efficientsam3.config import MemoryConfig
 from efficientsam3.errors import TrackError
 from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array, Instances

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efficientsam3.build import MemoryConfig, ModelConfig, tiny_config, tiny_late_config
+from efficientsam3.config import MemoryConfig, ModelConfig, tiny_config, tiny_late_config
 from efficientsam3.predictor import ImageModel
 from efficientsam3.types import Array
 from efficientsam3.video.image_objects import ImageObjects

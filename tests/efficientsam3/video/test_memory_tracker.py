@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.errors import TrackError
 from efficientsam3.video.memory_bank import MemoryBank
 from efficientsam3.video.memory_tracker import NO_OBJECT, MemoryTracker

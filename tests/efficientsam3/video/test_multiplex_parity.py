@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.build import MULTIPLEX_PARTS, build, tiny_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints import layout
+from efficientsam3.config import MULTIPLEX_PARTS, tiny_config
 from efficientsam3.types import BOTTOM_RIGHT, TOP_LEFT
 from efficientsam3.video.memory_tracker import NO_OBJECT
 from efficientsam3.video.multiplex_tracker import MultiplexTracker

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import MULTIPLEX_PARTS, tiny_config
+from efficientsam3.config import MULTIPLEX_PARTS, tiny_config
 from efficientsam3.errors import TrackError
 from efficientsam3.variants import ABILITIES
 from efficientsam3.video.interactive import InteractiveTracker

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 import efficientsam3 as es3
-from efficientsam3.build import build, tiny_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints import layout
+from efficientsam3.config import tiny_config
 from efficientsam3.types import BOTTOM_RIGHT, TOP_LEFT
 from efficientsam3.video.memory_tracker import NO_OBJECT, MemoryTracker
 from efficientsam3.video.settings import MemorySettings

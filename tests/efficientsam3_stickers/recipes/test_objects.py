@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import LateConfig, build, tiny_config, tiny_late_config
+from efficientsam3.build import build
+from efficientsam3.config import LateConfig, tiny_config, tiny_late_config
 from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import run_recipe
 from efficientsam3_stickers.recipes import objects

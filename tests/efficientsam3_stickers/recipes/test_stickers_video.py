@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, build, tiny_late_config
+from efficientsam3.build import build
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.read import read_state
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import MemoryConfig, tiny_late_config
 from efficientsam3.errors import DataError
 from efficientsam3.train.recipe import run_recipe
 from efficientsam3_stickers.recipes import stickers_video

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from efficientsam3.build import ModelConfig, build, tiny_late_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, tiny_late_config
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.data.types import PhraseQuery
 from efficientsam3.errors import DataError

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from efficientsam3.build import LateConfig, build, tiny_late_config
+from efficientsam3.build import build
+from efficientsam3.config import LateConfig, tiny_late_config
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.segmenter import VISUAL
 from efficientsam3.train.errors import SettingsError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import build, tiny_late_config
+from efficientsam3.build import build
+from efficientsam3.config import tiny_late_config
 from efficientsam3.errors import DataError
 from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.nn.late_objects import ObjectQueries

@@ -25,8 +25,8 @@ import pytest
 
 import efficientsam3 as es3
 import fiftyone_esam3
-from efficientsam3.build import tiny_config
 from efficientsam3.checkpoints.save import save_untrained
+from efficientsam3.config import tiny_config
 from efficientsam3.variants import EMBEDDED, VARIANTS, WEIGHTS_FILE, Packaged
 from fiftyone_esam3.plugin import OPERATORS, PLUGIN
 from fiftyone_esam3.zoo import manifests

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...build import MemoryConfig, ModelConfig, build
+from ...build import build
 from ...checkpoints.assemble import load_upstream
 from ...checkpoints.hub import download
 from ...checkpoints.read import read_state
+from ...config import MemoryConfig, ModelConfig
 from ...errors import CheckpointError, DataError
 from ...nn.detector import Detector
 from ...variants import find_variant

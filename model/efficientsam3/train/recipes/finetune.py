@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ...build import OPTIONAL, REQUIRED, ModelConfig
 from ...checkpoints.adapter import ADAPTER_FILE
+from ...config import OPTIONAL, REQUIRED, ModelConfig
 from ...data.annotated_images import AnnotatedImages
 from ...data.augment import Augment
 from ...data.coco import CocoAnnotations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.augment import Augment
 from ...data.sa1b import SA1B
 from ...data.subsets import Subset, hold_out

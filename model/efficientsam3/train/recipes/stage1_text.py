@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.phrases import read_phrases
 from ...errors import DataError
 from ..merge import PartialCheckpoint

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...build import MemoryConfig, ModelConfig
+from ...config import MemoryConfig, ModelConfig
 from ...data.sav import SAV
 from ...data.subsets import ClipSubset, hold_out_clips
 from ...errors import DataError

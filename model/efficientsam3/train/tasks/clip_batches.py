@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.clip import ClipSource, TrainingClip
 from ...errors import DataError
 from ...types import BOTTOM_RIGHT, TOP_LEFT

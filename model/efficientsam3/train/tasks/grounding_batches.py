@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.sample import TrainingSample
 from ...data.types import PhraseQuery
 from ...errors import DataError

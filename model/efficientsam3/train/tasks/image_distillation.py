@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.augment import Augment
 from ...data.sample import SampleSource, TrainingSample
 from ...nn.neck import enlarge

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.clip import ClipSource
 from ...errors import DataError
 from ...nn.detector import Detector

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...build import ModelConfig
+from ...config import ModelConfig
 from ...data.augment import Augment
 from ...data.sample import SampleSource
 from ...nn.detector import Detector

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.data.types import PhraseQuery
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.features import Answer

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from efficientsam3.build import StudentConfig
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import StudentConfig
 
 from ..conftest import COLORS, colored_sample, tiny_net
 

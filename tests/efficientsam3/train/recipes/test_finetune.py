@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import efficientsam3 as es3
-from efficientsam3.build import tiny_late_config
 from efficientsam3.checkpoints.adapter import ADAPTER_FILE, Adapter
+from efficientsam3.config import tiny_late_config
 from efficientsam3.errors import ArgumentError, CheckpointError, DataError, PromptWarning
 from efficientsam3.loading import open_weights
 from efficientsam3.train.errors import SettingsError

@@ -107,11 +107,11 @@ def test_text_from_data_to_a_merged_model(teacher_folder: Path, tmp_path: Path) 
         "workers": "0",
         **QUICK,
     }
-    from efficientsam3 import build
+    from efficientsam3.config import TEXTS, TextConfig
 
     with pytest.MonkeyPatch.context() as patch:
-        small = build.TextConfig("mobileclip-mixer", 16, 1, 2)
-        patch.setitem(build.TEXTS, "sam3-tiny", small)
+        small = TextConfig("mobileclip-mixer", 16, 1, 2)
+        patch.setitem(TEXTS, "sam3-tiny", small)
         folder = tmp_path / "run"
         record = run_recipe(stage1_text.RECIPE, folder, steps=1, overrides=overrides)
         assert [s["done"] for s in record["stages"].values()] == [True] * 3

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from efficientsam3.build import MemoryConfig
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.read import read_state
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import MemoryConfig
 from efficientsam3.errors import CheckpointError, DataError
 from efficientsam3.train.logs import Progress
 from efficientsam3.train.recipe import Run, Stage, find_recipe, run_recipe

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.errors import DataError
 from efficientsam3.train.errors import SettingsError
 from efficientsam3.train.tasks.clip_batches import (

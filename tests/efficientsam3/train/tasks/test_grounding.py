@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from efficientsam3.build import ModelConfig, build, tiny_config
+from efficientsam3.build import build
+from efficientsam3.config import ModelConfig, tiny_config
 from efficientsam3.data.annotated_images import AnnotatedImages
 from efficientsam3.data.coco import CocoAnnotations
 from efficientsam3.data.saco import SaCoAnnotations

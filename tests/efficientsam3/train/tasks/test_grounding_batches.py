@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import tiny_config
+from efficientsam3.config import tiny_config
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.data.types import PhraseQuery
 from efficientsam3.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientsam3.build import ModelConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.errors import DataError
 from efficientsam3.nn.detector import Detector
 from efficientsam3.nn.neck import enlarge

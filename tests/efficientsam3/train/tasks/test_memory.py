@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.build import MemoryConfig, ModelConfig
 from efficientsam3.checkpoints.assemble import load_folder
 from efficientsam3.checkpoints.save import save_folder
+from efficientsam3.config import MemoryConfig, ModelConfig
 from efficientsam3.data.clip import Stills
 from efficientsam3.errors import DataError, MissingPartError
 from efficientsam3.nn.detector import Detector

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import MemoryConfig
+from efficientsam3.config import MemoryConfig
 from efficientsam3.predictor import ImageModel
 from efficientsam3.train.tasks.memory_rollout import ClipFeatures, Rollout
 from efficientsam3.types import POSITIVE

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from efficientsam3.build import ModelConfig, tiny_config
+from efficientsam3.config import ModelConfig, tiny_config
 from efficientsam3.data.sample import TrainingSample
 from efficientsam3.errors import MissingPartError
 from efficientsam3.nn.detector import Detector

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from efficientsam3.bpe import END, START
-from efficientsam3.build import TextConfig
+from efficientsam3.config import TextConfig
 from efficientsam3.errors import DataError
 from efficientsam3.nn.text import ClipText, MobileClipText
 from efficientsam3.train.errors import FeatureFileError
