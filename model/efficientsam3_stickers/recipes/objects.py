@@ -62,6 +62,8 @@ SCORED_BACKGROUNDS = 256
 """Different backgrounds of these scenes."""
 SCORED_SEED = 1 << 45
 """Seed of the first of these scenes."""
+RESCORER = "decoder.rescorer."
+"""How the weights begin that correct scores."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ class Options:
     restyled: float = 0.3
     """Share of the stickers that are drawn in another style, as lines and flat colors."""
     model: str = ""
-    """Folder of a saved model, for a stage that starts with it: "finer" trains it further, without
-    its tracker and its learned scores, and "calibrate" learns its scores and keeps its tracker;
-    empty: the model of the stage before."""
+    """Folder of a saved model with which the run begins: at "finer", which trains it further, or at
+    "calibrate". Its tracker stays as it is. Empty: the model of the stage before."""
     scored: int = 2000
     """Scenes of training from which scores are learned; 0: none are."""
     score_steps: int = 2500
@@ -247,20 +248,38 @@ def load_saved(net: LateDetector, folder: Path) -> None:
 
     Args:
         net: The model.
-        folder: Folder of a saved model of this recipe.
+        folder: Folder of a saved model of this recipe, with or without a tracker.
 
     Raises:
         CheckpointError: the folder cannot be read, or has a model of another architecture.
     """
-    _, saved, learned = load_model(folder)
-    state, own = learned.state_dict(), net.state_dict()
-    wrong = sorted(k for k in own if k not in state or state[k].shape != own[k].shape)
-    if saved.late is None or wrong:
+    saved = load_model(folder)[2].state_dict()
+    own = net.state_dict()
+    wrong = sorted(k for k in own if k not in saved or saved[k].shape != own[k].shape)
+    if wrong:
         raise CheckpointError(
-            f"{folder} is not a model of stickers-objects"
-            + (f": they differ in {', '.join(wrong[:4])}" if wrong else "")
+            f"{folder} is not a model of stickers-objects: they differ in {', '.join(wrong[:4])}"
         )
-    net.load_state_dict({k: state[k] for k in own})
+    net.load_state_dict({k: saved[k] for k in own})
+
+
+def with_tracker(net: LateDetector, folder: Path) -> tuple[ModelConfig, LateDetector]:
+    """A trained model with the tracker that a saved one has, if any, and without its rescorer.
+
+    Args:
+        net: The trained model.
+        folder: Folder of the saved model with which its training began.
+
+    Returns:
+        Configuration and model.
+    """
+    _, config, saved = load_model(folder)
+    if config.late is not None:
+        config = dataclasses.replace(config, late=dataclasses.replace(config.late, rescoring=0))
+    whole = new_detector(config, 0)
+    state = {**saved.state_dict(), **net.state_dict()}
+    whole.load_state_dict({k: v for k, v in state.items() if not k.startswith(RESCORER)})
+    return config, whole
 
 
 def _phrase_table(stickers: StickerArt, names: Sequence[str], config: ModelConfig) -> PhraseTable:
@@ -382,14 +401,15 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
 def _load_scored(run: Run) -> tuple[ModelConfig, LateDetector]:
     """The model whose scores are learned, with an untrained rescorer if it has none."""
     o: Options = run.options
-    folder = Path(o.model) if o.model else run.folder_of("finer") / "model"
+    given = bool(o.model) and "finer" not in run.done
+    folder = Path(o.model) if given else run.folder_of("finer") / "model"
     _, config, learned = load_model(folder)
     if config.late is None:
         raise CheckpointError(f"{folder} has no late fusion; --set model= takes a model that has")
     late = dataclasses.replace(config.late, rescoring=config.late.rescoring or RESCORING)
     config = dataclasses.replace(config, late=late)
     net = new_detector(config, o.seed)
-    own = {k: v for k, v in net.state_dict().items() if k.startswith("decoder.rescorer.")}
+    own = {k: v for k, v in net.state_dict().items() if k.startswith(RESCORER)}
     net.load_state_dict({**own, **learned.state_dict()})
     return config, net.eval().requires_grad_(False)
 
@@ -432,7 +452,10 @@ def _calibrate(run: Run) -> None:
 def _save(run: Run, task: Task) -> None:
     if isinstance(task, ObjectTask):
         task.module._modules.pop(HEADS, None)  # saved models have no heads of the teacher
-        save_model(run.stage_folder / "model", MODEL_NAME, task.config, task.module)
+        config, net = task.config, task.module
+        if run.options.model:
+            config, net = with_tracker(net, Path(run.options.model))
+        save_model(run.stage_folder / "model", MODEL_NAME, config, net)
 
 
 RECIPE = Recipe(
