@@ -250,7 +250,7 @@ def _clip_task(
 def _prepare_memory(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
     config, net = trained_tracker(o) if o.keep_tracker else untrained_tracker(o)
-    if not o.keep_tracker or run.weights("clicks").exists():
+    if not o.keep_tracker or "clicks" in run.done:
         net = common.load_weights(net, run.weights("clicks"))
     task = _clip_task(o, config, net, o.growth)
     return task, _loop_settings(o, steps=2100, lr=6e-4, parts=(*head_parts(config), "memory"))

@@ -153,3 +153,12 @@ def test_the_packaged_model_learns_to_track(
             assert torch.equal(value, trained.state_dict()[key]), key
     model = es3.load(str(tmp_path / "run" / "perceiver" / "model"), device="cpu")
     assert "video" in model.abilities
+    # The memory alone goes on from the model that now tracks.
+    words |= {"model": str(tmp_path / "run" / "memory" / "model"), "keep_tracker": "true"}
+    run_recipe(
+        stickers_video.RECIPE, tmp_path / "more", stages=["memory"], steps=1, overrides=words
+    )
+    further = load_folder(tmp_path / "more" / "memory" / "model")[2].state_dict()
+    was = trained.state_dict()
+    moved = {k.split(".")[0] for k, v in further.items() if not torch.equal(v, was[k])}
+    assert moved == {"interactive", "interactive_neck", "memory"}
