@@ -11,6 +11,7 @@ import torch
 
 import efficientsam3 as es3
 from efficientsam3.build import build
+from efficientsam3.checkpoints.read import read_state
 from efficientsam3.config import LateConfig, tiny_config, tiny_late_config
 from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import run_recipe
@@ -83,6 +84,7 @@ def test_a_saved_model_is_trained_further(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(objects, "objects_config", lambda resolution: plain)
     save_model(tmp_path / "saved", "saved", saved, build(saved))
     options = {**SCORES, "workers": "0", "validate": "false", "model": str(tmp_path / "saved")}
+    options["kept"] = "0.25"
     run_recipe(RECIPE, tmp_path / "run", stages=["finer"], steps=1, overrides=options)
     before, after = (
         load_model(tmp_path / folder)[2].state_dict() for folder in ("saved", "run/finer/model")
@@ -95,6 +97,10 @@ def test_a_saved_model_is_trained_further(tmp_path: Path, monkeypatch: pytest.Mo
         torch.cat([state[n].flatten().float() for n in trained]) for state in (before, after)
     )
     assert torch.cosine_similarity(old, new, dim=0) > 0.9, "training went on from the saved model"
+    alone = read_state(tmp_path / "run" / "finer" / "weights.safetensors")
+    for name in (n for n in moved if after[n].is_floating_point()):
+        mean = 0.75 * alone[name] + 0.25 * before[name]
+        torch.testing.assert_close(after[name].float(), mean, rtol=1e-2, atol=1e-3)
     run_recipe(RECIPE, tmp_path / "run", stages=["calibrate"], overrides=options)
     scored = load_model(tmp_path / "run" / "calibrate" / "model")[2].state_dict()
     assert all(torch.equal(scored[name], after[name]) for name in moved)
