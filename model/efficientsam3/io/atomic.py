@@ -62,8 +62,11 @@ def replacing(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(source, target)
         return
     with _claimed(path, _make_file) as temporary:
+        mode = temporary.stat().st_mode
         try:
             yield temporary
+            if temporary.stat().st_mode != mode:  # safetensors writes another file in its place
+                temporary.chmod(stat.S_IMODE(mode))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from efficientsam3.io.atomic import replacing, replacing_folder
 
@@ -116,10 +118,13 @@ def test_files_and_folders_have_the_permissions_of_the_users_umask(
     try:
         with replacing(tmp_path / "file") as temporary:
             assert temporary.stat().st_mode & 0o777 == 0o666 & ~umask
+        with replacing(tmp_path / "weights") as temporary:
+            save_file({"weight": torch.zeros(2)}, temporary)  # makes a private file of its own
         write_folder(tmp_path / "folder", "first")
     finally:
         os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+    for name in ("file", "weights"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask, name
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
