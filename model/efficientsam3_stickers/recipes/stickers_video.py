@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +53,11 @@ class Options:
     RUN/calibrate/model."""
     keep_tracker: bool = False
     """Whether "clicks" and "memory" go on from the interactive head and the memory of ``model``,
-    which then has these parts. "memory" takes the result of "clicks" where that stage was run."""
+    which then has these parts. "memory" takes the result of "clicks" where that stage was run, and
+    "perceiver" takes ``model`` where "memory" was not."""
+    perceiver_start: str = ""
+    """File of a Perceiver memory with which "perceiver" begins; empty: weights of the full memory
+    where they fit, others untrained."""
     seed: int = 0
     """Seed of everything."""
     batch: int = 1
@@ -258,12 +263,17 @@ def _prepare_memory(run: Run) -> tuple[Task, LoopSettings]:
 
 def _prepare_perceiver(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
-    _, config, net = load_folder(run.folder_of("memory") / "model")
+    if o.keep_tracker and "memory" not in run.done:
+        config, net = trained_tracker(o)
+    else:
+        _, config, net = load_folder(run.folder_of("memory") / "model")
     cells = o.cells or max(n for n in range(1, 8) if config.grid % n == 0)
     memory = MemoryConfig(o.perceiver_depth, o.latents, cells, **_adoption(o, config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         student = with_memory(config, net, memory)
+    if o.perceiver_start:
+        common.load_weights(student, Path(o.perceiver_start), ("memory.",))
     student_config = dataclasses.replace(config, memory=memory)
     task = _clip_task(o, student_config, student, o.growth // 2, (config, net))
     return task, _loop_settings(o, steps=600, lr=6e-4, parts=("memory",))
