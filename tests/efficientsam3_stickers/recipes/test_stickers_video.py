@@ -162,3 +162,12 @@ def test_the_packaged_model_learns_to_track(
     was = trained.state_dict()
     moved = {k.split(".")[0] for k, v in further.items() if not torch.equal(v, was[k])}
     assert moved == {"interactive", "interactive_neck", "memory"}
+    # A Perceiver memory goes on from its file, with the full memory of the same model.
+    words["perceiver_start"] = str(tmp_path / "run" / "perceiver" / "weights.safetensors")
+    run_recipe(
+        stickers_video.RECIPE, tmp_path / "last", stages=["perceiver"], steps=1, overrides=words
+    )
+    last = load_folder(tmp_path / "last" / "perceiver" / "model")[2].part("memory")
+    first = net.part("memory")
+    old, new = (torch.cat([p.flatten() for p in part.parameters()]) for part in (first, last))
+    assert torch.cosine_similarity(old, new, dim=0) > 0.99 and not torch.equal(old, new)
