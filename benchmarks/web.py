@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from report import put_table, say
-from selenium import webdriver
 
 import efficientsam3 as es3
 from efficientsam3.export import export_model
@@ -29,12 +28,20 @@ from efficientsam3.web.browser_runtime import browser_runtime
 from efficientsam3.web.server import SiteServer
 from efficientsam3.web.site import site_files
 
-SCENE = Path(__file__).parents[1] / "demo" / "scenes" / "images" / "scene_0000002.jpg"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.browser import open_browser  # noqa: E402
+
+SCENE = ROOT / "demo" / "scenes" / "images" / "scene_0000002.jpg"
 PHRASES, CLICK = ("animal", "vehicle"), (206, 188)
 """What is asked, first while the graphs are read, then while it is timed; and a point."""
-STEPS = ("open", "picture", "phrase", "click")
-TITLES = ("the model opens", "picture", "a phrase, with its masks", "click")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+STEPS = {
+    "open": "the model opens",
+    "picture": "picture",
+    "phrase": "a phrase, with its masks",
+    "click": "click",
+}
+"""What is timed, and its title in the table."""
 START, END = "<!-- table:web -->", "<!-- /table:web -->"
 
 TURN = """
@@ -75,15 +82,10 @@ def open_page(files: dict[str, Path], folder: Path) -> Iterator[Callable[[], dic
         files: The files of the site.
         folder: A folder for the data of the browser.
     """
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={folder}"):
-        options.add_argument(flag)
     with SiteServer({**files, "scene.jpg": SCENE}) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        service = webdriver.chrome.service.Service(shutil.which("chromedriver"))
-        driver = webdriver.Chrome(options=options, service=service)
+        driver = open_browser(folder, (1280, 800))
         driver.set_script_timeout(300)
         try:
             driver.get(server.address)
@@ -108,7 +110,6 @@ def turn_in_python(folder: Path) -> dict[str, float]:
     Args:
         folder: The exported model.
     """
-
     seconds = {}
 
     def timed(step: str, job: Callable[[], Any]) -> Any:
@@ -150,7 +151,7 @@ def main() -> None:
                 ):
                     for step in STEPS:
                         rows[name][step].append(seconds[step])
-    lines = [f"| | {' | '.join(TITLES)} |", "|---" * (len(STEPS) + 1) + "|"]
+    lines = [f"| | {' | '.join(STEPS.values())} |", "|---" * (len(STEPS) + 1) + "|"]
     for name, steps in rows.items():
         times = (f"{min(s):.2f} s ({statistics.median(s):.2f} s)" for s in steps.values())
         lines.append(f"| {name} | {' | '.join(times)} |")

@@ -63,7 +63,7 @@ SCORED_BACKGROUNDS = 256
 SCORED_SEED = 1 << 45
 """Seed of the first of these scenes."""
 RESCORER = "decoder.rescorer."
-"""How the weights begin that correct scores."""
+"""Beginning of the names of the weights that correct scores."""
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,8 @@ def load_saved(net: LateDetector, folder: Path) -> None:
     net.load_state_dict({k: saved[k] for k in own})
 
 
-def continued(
-    net: LateDetector, folder: Path, kept: float = 0.0
-) -> tuple[ModelConfig, LateDetector]:
-    """The mean of a trained model and the saved one with which its training began.
+def average_with(net: LateDetector, folder: Path, kept: float) -> tuple[ModelConfig, LateDetector]:
+    """The weighted mean of a trained model and the saved one with which its training began.
 
     It has the tracker of the saved model, if any, and no rescorer.
 
@@ -467,7 +465,7 @@ def _save(run: Run, task: Task) -> None:
         task.module._modules.pop(HEADS, None)  # saved models have no heads of the teacher
         config, net = task.config, task.module
         if run.options.model:
-            config, net = continued(net, Path(run.options.model), run.options.kept)
+            config, net = average_with(net, Path(run.options.model), run.options.kept)
         save_model(run.stage_folder / "model", MODEL_NAME, config, net)
 
 
