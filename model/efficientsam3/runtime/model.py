@@ -233,17 +233,22 @@ class ExportedModel(Segmenter):
             features.masks = self._sessions.run("mask_image", **features.image)
         return features.masks
 
-    def object_masks(self, features: RuntimeFeatures) -> Array:
-        """Mask logits of all objects that a model with late fusion finds, (Q, h, w).
+    def object_masks(self, features: RuntimeFeatures, chosen: Array) -> Array:
+        """Mask logits of objects that a model with late fusion finds.
 
         Args:
             features: Features of an image.
+            chosen: (Q,) bool, which of its Q objects.
+
+        Returns:
+            (K, h, w) for K chosen objects.
         """
         shared, found = self._mask_features(features), features.image
-        masks: Array = self._sessions.run(
-            "masks", queries=found["objects"], boxes=found["places"], **shared
-        )["masks"][0]
-        return masks
+        if not chosen.any():
+            return np.zeros((0, *shared["pixel_features"].shape[-2:]), np.float32)
+        queries, boxes = found["objects"][:, chosen], found["places"][:, chosen]
+        masks: Array = self._sessions.run("masks", queries=queries, boxes=boxes, **shared)["masks"]
+        return masks[0]
 
     def run_graph(self, graph: str, **inputs: Array) -> dict[str, Array]:
         """Run a graph of the folder.

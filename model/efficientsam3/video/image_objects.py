@@ -1,40 +1,31 @@
 """Tracked objects take the masks of objects that the image encoder finds on the frame.
 
 Models with late fusion find the objects of an image before any prompt is read. Where such an object
-continues a tracked one by motion, or is in the place in which the memory expects it, its mask
-follows the image better than that of a small memory.
+continues a tracked one by its motion and its look, or is in the place in which the memory expects
+it, its mask follows the image better than that of a small memory.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..masks.overlap import mask_iou
-from ..types import Array, Instances, LogitPatch, Patch
+from ..types import Array
 from .association import assign
-from .motion import MotionLinks
-from .settings import IoUSettings
+from .object_tracks import ObjectTracks, distinct
 from .tracker_parts import TrackerParts
-from .types import FoundObjects, TrackerFeatures, TrackerOutput
-
-LEAST_SCORE = 0.1
-"""Probability below which what the image encoder finds is not taken for an object."""
-MOTION = IoUSettings(match_iou=0.3, max_distance=0.0, new_track_threshold=0.0, max_age=2)
-"""How these objects are joined from frame to frame."""
+from .types import NO_OBJECT, FoundObjects, TrackerFeatures, TrackerOutput
 
 
 class ImageObjects:
-    """Which objects of a stream's frames are the tracked ones.
-
-    It is empty again where frames are skipped, or the direction of travel changes.
-    """
+    """Which objects of a stream's frames are the tracked ones."""
 
     def __init__(self) -> None:
-        self._links = MotionLinks(MOTION)
-        self._frame: int | None = None
-        self._way = 0
+        self._tracks = ObjectTracks()
         self._drawn: dict[int, Tensor] = {}  # the masks of the last frame, by identity
 
     def adopt(
@@ -42,9 +33,10 @@ class ImageObjects:
     ) -> TrackerOutput:
         """Replace masks of tracked objects by those of the objects that a frame shows.
 
-        A mask is replaced by that of an object that continues it by motion, or else that has at
-        least the IoU ``MemoryConfig.adopt_object_iou`` with it. Each object of the frame goes to
-        one tracked object.
+        A mask is replaced by that of an object that continues it by motion and look, or else that
+        has at least the IoU ``MemoryConfig.adopt_object_iou`` with it and does not look different.
+        Each object of the frame goes to one tracked object. A mask that lies on an object of
+        another track is dropped: the tracked object is hidden, or elsewhere.
 
         Args:
             frame: Number of the frame.
@@ -57,16 +49,33 @@ class ImageObjects:
         """
         if features.encoded is None or not output.ids:
             return output
-        found, overlap = self._compare(frame, parts, features, output)
-        visible = (output.logits > 0).flatten(1).any(1).numpy(force=True)
-        overlap = self._links.apply(overlap, range(len(overlap)), output.ids) * visible
-        logits = output.logits.clone()
-        for row, tracked_row in assign(overlap):
-            self._links.bind(row, output.ids[tracked_row])
-            logits[tracked_row] = found.logits[row].to(logits)
+        found = self._read(frame, parts, features)
+        followed = self._tracks.rows_of(output.ids)
+        rest = [i for i, id in enumerate(output.ids) if id not in followed]
+        overlap = _overlap(found, output, rest)
+        near = overlap >= parts.config.memory.adopt_object_iou
+        taken = self._tracks.taken()
+        free = np.zeros_like(overlap)
+        for row, i in np.argwhere(near).tolist():
+            id = output.ids[rest[i]]
+            if row not in taken and not self._tracks.knows(id):
+                free[row, i] = overlap[row, i]
+        for row, i in assign(free):
+            self._tracks.bind(row, output.ids[rest[i]])
+            followed[output.ids[rest[i]]] = row
+        hidden = np.any(near[sorted(taken)], axis=0)
+        logits, presence = output.logits.clone(), output.presence.clone()
+        for place, id in enumerate(output.ids):
+            if id in followed:
+                logits[place] = found.logits[followed[id]].to(logits)
+                presence[place] = presence[place].abs()
+        for i, place in enumerate(rest):
+            if hidden[i] and output.ids[place] not in followed:
+                logits[place] = NO_OBJECT
+                presence[place] = -presence[place].abs()
         # A copy: the tracker may change the masks that it is given.
         self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
-        return output._replace(logits=logits)
+        return output._replace(logits=logits, presence=presence)
 
     def note(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
@@ -91,10 +100,15 @@ class ImageObjects:
         ]
         if not decided:
             return
-        output = output.take(decided)
-        _, overlap = self._compare(frame, parts, features, output)
-        for row, tracked_row in assign(overlap):
-            self._links.bind(row, output.ids[tracked_row])
+        found = self._read(frame, parts, features)
+        overlap = _overlap(found, output, decided)
+        least = parts.config.memory.adopt_object_iou
+        missing = set(decided)
+        for row, i in assign(np.where(overlap >= least, overlap, 0)):
+            self._tracks.bind(row, output.ids[decided[i]], decided=True)
+            missing.discard(decided[i])
+        for place in missing:
+            self._tracks.place(output.ids[place], (output.logits[place] > 0).numpy(force=True))
 
     def forget(self, id: int) -> None:
         """Forget an object.
@@ -102,39 +116,17 @@ class ImageObjects:
         Args:
             id: Its identity.
         """
-        self._links.forget(id)
+        self._tracks.forget(id)
         self._drawn.pop(id, None)
 
-    def _compare(
-        self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
-    ) -> tuple[FoundObjects, Array]:
-        """The F objects of the frame, and their (F, N) IoU with the tracked ones, 0 if too low."""
+    def _read(self, frame: int, parts: TrackerParts, features: TrackerFeatures) -> FoundObjects:
         if features.found is None:
-            found = parts.find_objects(features.encoded)
-            keep = found.scores > LEAST_SCORE
-            features.found = FoundObjects(found.logits[keep], found.scores[keep])
-        found = features.found
-        self._read(frame, found)
-        tracked, shown = ((x.logits > 0).numpy(force=True) for x in (output, found))
-        overlap = mask_iou(shown, tracked)
-        return found, overlap * (overlap >= parts.config.memory.adopt_object_iou)
-
-    def _read(self, frame: int, found: FoundObjects) -> None:
-        if frame == self._frame:
-            return
-        way = 0 if self._frame is None else frame - self._frame
-        if abs(way) != 1 or (self._way and way != self._way):
-            self._links = MotionLinks(MOTION)
-            way = 0
-        self._frame, self._way = frame, way
-        self._links.read(frame, _instances(found))
+            features.found = distinct(parts.find_objects(features.encoded))
+        self._tracks.read(frame, features.found)
+        return features.found
 
 
-def _instances(found: FoundObjects) -> Instances:
-    """Objects as detections of one class."""
-    logits: Array = found.logits.float().numpy(force=True)
-    patches: list[Patch] = [LogitPatch.cut(one) for one in logits]
-    size = (logits.shape[1], logits.shape[2])
-    boxes = np.array([p.crop(size)[1] for p in patches], np.float32).reshape(-1, 4)
-    scores = found.scores.float().numpy(force=True)
-    return Instances(boxes, scores, scores, ["object"] * len(boxes), size, patches)
+def _overlap(found: FoundObjects, output: TrackerOutput, places: Sequence[int]) -> Array:
+    """(F, N) IoU of the objects of a frame and some tracked ones."""
+    shown = (found.logits > 0).numpy(force=True)
+    return mask_iou(shown, (output.logits[list(places)] > 0).numpy(force=True))

@@ -22,10 +22,7 @@ from .image_objects import ImageObjects
 from .memory_bank import MemoryBank, stack_reads
 from .settings import MemorySettings
 from .tracker_parts import tracker_parts
-from .types import MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
-
-NO_OBJECT = -1024.0
-"""Mask logits of an object that is absent (SAM3: ``NO_OBJ_SCORE``)."""
+from .types import NO_OBJECT, MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
 
 GIVEN_PRESENCE = 10.0
 """Presence logit of an object that is given by a mask with a pixel."""

@@ -17,9 +17,9 @@ from ..predictor import ImageModel
 from ..runtime.model import ExportedModel
 from .buckets import Bucket, fitting_group
 from .memory_bank import MemoryBank
-from .memory_tracker import NO_OBJECT, MemoryTracker
+from .memory_tracker import MemoryTracker
 from .settings import MemorySettings
-from .types import MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
+from .types import NO_OBJECT, MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
 
 NOT_OWN = -10.0
 """Largest logit of a mask where another object has a larger one (SAM3.1:

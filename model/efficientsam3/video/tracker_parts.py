@@ -28,6 +28,9 @@ from ..runtime.model import ExportedModel, RuntimeFeatures
 from ..types import Array
 from .types import FoundObjects, TrackerFeatures
 
+LEAST_SCORE = 0.1
+"""Probability below which what the image encoder finds is not taken for an object."""
+
 
 @dataclass(eq=False)
 class TrackerParts:
@@ -46,7 +49,7 @@ class TrackerParts:
     read: Callable[[EncodedImage | ImageLike], TrackerFeatures]
     """Encodes a frame. Of an encoded image the features are shared."""
     find_objects: Callable[[Any], FoundObjects]
-    """The objects of a frame, of ``TrackerFeatures.encoded``; late fusion alone has them."""
+    """The likely objects of a frame, of ``TrackerFeatures.encoded``; late fusion alone has them."""
 
 
 def tracker_parts(model: ImageModel | ExportedModel, part: str = "memory") -> TrackerParts:
@@ -96,13 +99,19 @@ def _read(model: ImageModel, image: EncodedImage | ImageLike) -> TrackerFeatures
 def _find(model: ImageModel, encoded: ImageFeatures) -> FoundObjects:
     net = cast(LateDetector, model.net)
     objects = encoded.objects or net.find_objects(encoded)
-    logits = net.part("masks")(objects.queries, objects.boxes, net.mask_features(encoded)[0])
-    return FoundObjects(logits[0], objects.logits[0].sigmoid())
+    scores = objects.logits[0].sigmoid()
+    keep = scores > LEAST_SCORE
+    chosen = objects.queries[:, keep], objects.boxes[:, keep]
+    logits = net.part("masks")(*chosen, net.mask_features(encoded)[0])
+    return FoundObjects(logits[0], scores[keep], objects.queries[0, keep])
 
 
 def _find_by_graph(model: ExportedModel, encoded: RuntimeFeatures) -> FoundObjects:
-    logits = torch.from_numpy(model.object_masks(encoded))
-    return FoundObjects(logits, torch.from_numpy(encoded.image["found"][0]).sigmoid())
+    scores = torch.from_numpy(encoded.image["found"][0]).sigmoid()
+    keep = scores > LEAST_SCORE
+    logits = torch.from_numpy(model.object_masks(encoded, keep.numpy()))
+    looks = torch.from_numpy(encoded.image["objects"][0])
+    return FoundObjects(logits, scores[keep], looks[keep])
 
 
 def _read_graph(

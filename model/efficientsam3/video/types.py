@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from ..nn.interactive import InteractiveFeatures
 
+NO_OBJECT = -1024.0
+"""Mask logits of an object that is absent (SAM3: ``NO_OBJ_SCORE``)."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
@@ -69,6 +72,8 @@ class FoundObjects(NamedTuple):
     """(Q, 4g, 4g) mask logits, for a feature grid of g."""
     scores: Tensor
     """(Q,) probabilities that they are objects."""
+    looks: Tensor | None = None
+    """(Q, C) vectors that say what they are, see ``video.looks``; None: nothing is known."""
 
 
 class TrackerOutput(NamedTuple):

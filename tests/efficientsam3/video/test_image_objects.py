@@ -70,19 +70,16 @@ def test_an_object_of_the_frame_goes_to_one_tracked_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "score", "least"),
+    ("mask", "least"),
     [
-        (block(14, 4, 10, 10, SIZE), 0.9, 0.5),
-        (block(9, 4, 10, 10, SIZE), 0.9, 0.5),
-        (BOX, 0.05, 0.5),
-        (block(5, 4, 10, 10, SIZE), 0.9, 0.9),
+        (block(14, 4, 10, 10, SIZE), 0.5),
+        (block(9, 4, 10, 10, SIZE), 0.5),
+        (block(5, 4, 10, 10, SIZE), 0.9),
     ],
-    ids=["elsewhere", "too far", "not an object", "a higher limit"],
+    ids=["elsewhere", "too far", "a higher limit"],
 )
-def test_a_mask_stays_without_an_object_in_its_place(
-    mask: Array, score: float, least: float
-) -> None:
-    found = FoundObjects(logits(mask, height=7.0), torch.tensor([score]))
+def test_a_mask_stays_without_an_object_in_its_place(mask: Array, least: float) -> None:
+    found = FoundObjects(logits(mask, height=7.0), torch.tensor([0.9]))
     assert torch.equal(adopt(output(BOX), found, least), logits(BOX))
 
 
@@ -119,14 +116,36 @@ def test_an_object_is_followed_by_motion_where_the_memory_draws_elsewhere() -> N
         assert torch.equal(shown, logits(there, height=7.0)), t
 
 
-def test_a_skipped_frame_ends_the_motion() -> None:
+def test_motion_goes_on_over_skipped_frames_and_backward() -> None:
     objects = ImageObjects()
     found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
     objects.note(0, scripted_parts(found), frame_features(), output(BOX))
     away = output(block(16, 16, 6, 6, SIZE))
-    for frame, taken in ((1, True), (3, False), (2, False)):
+    for frame in (1, 3, 2):
         shown = objects.adopt(frame, scripted_parts(found), frame_features(), away).logits
-        assert torch.equal(shown, found.logits if taken else away.logits), frame
+        assert torch.equal(shown, found.logits), frame
+
+
+def test_an_object_that_the_memory_lost_is_shown_where_it_is() -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    objects.note(0, scripted_parts(found), frame_features(), output(BOX))
+    lost = output(np.zeros(SIZE, bool))
+    lost = lost._replace(presence=-lost.presence)
+    shown = objects.adopt(1, scripted_parts(found), frame_features(), lost)
+    assert torch.equal(shown.logits, found.logits) and shown.presence[0] > 0
+
+
+def test_a_mask_on_an_object_of_another_track_is_dropped() -> None:
+    objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
+    looks = torch.eye(2)
+    both = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
+    objects.note(0, scripted_parts(both), frame_features(), output(BOX, other))
+    left = FoundObjects(both.logits[1:], both.scores[1:], looks[1:])
+    drifted = output(other, other)
+    shown = objects.adopt(1, scripted_parts(left), frame_features(), drifted)
+    assert not (shown.logits[0] > 0).any() and shown.presence[0] < 0
+    assert torch.equal(shown.logits[1], both.logits[1]) and shown.presence[1] > 0
 
 
 def test_forgotten_objects_are_not_followed() -> None:

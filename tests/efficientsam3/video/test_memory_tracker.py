@@ -14,9 +14,15 @@ import efficientsam3 as es3
 from efficientsam3.config import tiny_config
 from efficientsam3.errors import TrackError
 from efficientsam3.video.memory_bank import MemoryBank
-from efficientsam3.video.memory_tracker import NO_OBJECT, MemoryTracker
+from efficientsam3.video.memory_tracker import MemoryTracker
 from efficientsam3.video.settings import MemorySettings
-from efficientsam3.video.types import MemoryEntry, MemoryRead, TrackerFeatures, TrackerOutput
+from efficientsam3.video.types import (
+    NO_OBJECT,
+    MemoryEntry,
+    MemoryRead,
+    TrackerFeatures,
+    TrackerOutput,
+)
 
 from ...conftest import tiny_model
 

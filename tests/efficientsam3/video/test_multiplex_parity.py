@@ -19,10 +19,9 @@ from efficientsam3.build import build
 from efficientsam3.checkpoints import layout
 from efficientsam3.config import MULTIPLEX_PARTS, tiny_config
 from efficientsam3.types import BOTTOM_RIGHT, TOP_LEFT
-from efficientsam3.video.memory_tracker import NO_OBJECT
 from efficientsam3.video.multiplex_tracker import MultiplexTracker
 from efficientsam3.video.settings import MemorySettings
-from efficientsam3.video.types import MemoryRead, TrackerFeatures, TrackerOutput
+from efficientsam3.video.types import NO_OBJECT, MemoryRead, TrackerFeatures, TrackerOutput
 
 from ...parity.upstream import HERE, groups, values
 

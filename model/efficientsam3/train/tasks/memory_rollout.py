@@ -18,9 +18,9 @@ from ...nn.interactive import InteractiveFeatures, InteractiveHead
 from ...nn.memory import Memory
 from ...types import NOT_A_POINT
 from ...video.memory_bank import MemoryBank
-from ...video.memory_tracker import MAX_PROMPT_LOGIT, NO_OBJECT
+from ...video.memory_tracker import MAX_PROMPT_LOGIT
 from ...video.settings import MemorySettings
-from ...video.types import MemoryEntry
+from ...video.types import NO_OBJECT, MemoryEntry
 from ..losses.tracking import FrameOutput, HeadOutput
 from ..prompts import sample_error_clicks
 from .clip_batches import ClipBatch, ClipSettings, first_prompt
