@@ -29,7 +29,8 @@ from efficientsam3.train.optim import make_optimizer, parameter_groups
 from efficientsam3.train.settings import LoopSettings
 from efficientsam3_stickers.art import StickerArt
 from efficientsam3_stickers.concepts import SPLITS
-from efficientsam3_stickers.recipes.objects import new_detector, objects_config, training_names
+from efficientsam3_stickers.recipes.object_models import new_detector, objects_config
+from efficientsam3_stickers.recipes.objects import training_names
 from efficientsam3_stickers.scenes import SceneGenerator
 from efficientsam3_stickers.training import object_loss
 from efficientsam3_stickers.training.object_batches import ObjectBatch, ObjectBatches

@@ -99,11 +99,13 @@ def _late_parts(
     return {
         "neck": lambda: StageNeck((c.trunk_width,), c.width),
         "interactive_neck": lambda: StageNeck((*fine, c.trunk_width), c.width),
-        "fusion": lambda: ObjectDecoder(*sizes, late.depth, late.object_depth, c.queries),
+        "fusion": lambda: ObjectDecoder(
+            *sizes, late.depth, late.object_depth, c.queries, fine[1], late.windows
+        ),
         "decoder": lambda: PromptDecoder(
             *sizes, late.prompt_depth, c.context, late.space, late.rescoring
         ),
-        "masks": lambda: PixelHead(c.width, (fine[0], fine[1]), late.pixel_widths),
+        "masks": lambda: PixelHead(c.width, (fine[0], fine[1]), late.pixel_widths, late.refinement),
     }
 
 

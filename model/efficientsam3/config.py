@@ -177,6 +177,9 @@ class LateConfig:
         space: Channels in which objects and phrases are compared.
         rescoring: Width of the networks that correct an object's score by the other objects of the
             image, see ``nn.late_scores``; 0: none.
+        windows: Layers in which objects read windows of finer features, see ``nn.late_windows``.
+        refinement: Channels of the network that corrects masks in the box of each object, see
+            ``nn.late_refiner``; 0: none.
     """
 
     depth: int = 2
@@ -185,6 +188,8 @@ class LateConfig:
     pixel_widths: tuple[int, int] = (32, 64)
     space: int = 128
     rescoring: int = 0
+    windows: int = 0
+    refinement: int = 0
 
 
 @dataclass(frozen=True)
@@ -399,6 +404,6 @@ def tiny_late_config(**changes: Any) -> ModelConfig:
         resolution=96,
         grid=6,
         queries=8,
-        late=LateConfig(1, 1, 1, (8, 16), 16, rescoring=8),
+        late=LateConfig(1, 1, 1, (8, 16), 16, rescoring=8, windows=1, refinement=8),
     )
     return dataclasses.replace(config, **changes)

@@ -56,7 +56,9 @@ class LateDetector(Detector):
             The objects.
         """
         positions = encode_grid(*image.grid, image.tokens.shape[-1], image.tokens.device)
-        objects: ObjectQueries = self.part("fusion")(image.tokens, positions, image.grid, given)
+        objects: ObjectQueries = self.part("fusion")(
+            image.tokens, positions, image.grid, image.fine[1], given
+        )
         return objects
 
     def read_image(self, pixels: Tensor) -> ImageFeatures:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .late_refiner import MaskRefiner
+from .late_windows import as_map, upsample
 from .layers import Mlp, as_weights
 
 
@@ -16,17 +18,20 @@ class PixelHead(nn.Module):
     """Draws the masks of objects: the product of each query and a map of fine pixel features.
 
     The map does not depend on the query. A quadratic term of the place relative to the query's box
-    separates objects that look alike.
+    separates objects that look alike. A ``MaskRefiner`` may correct the masks.
 
     Args:
         width: Channels C of tokens and queries.
         fine: Channels of the encoder's maps of stride 4 and 8.
         widths: Channels of the pixel features of stride 4 and 8.
+        refinement: Channels of the ``MaskRefiner``; 0 for none.
     """
 
     boxed = False
 
-    def __init__(self, width: int, fine: tuple[int, int], widths: tuple[int, int]) -> None:
+    def __init__(
+        self, width: int, fine: tuple[int, int], widths: tuple[int, int], refinement: int = 0
+    ) -> None:
         super().__init__()
         small, middle = widths
         self.lateral4 = nn.Conv2d(fine[0], small, 1)
@@ -37,6 +42,11 @@ class PixelHead(nn.Module):
         self.smooth4 = nn.Conv2d(small, small, 3, padding=1)
         self.last = nn.Conv2d(small, small, 1)
         self.query = Mlp(width, width, small + 5)
+        self.depth = small
+        self.refiner = MaskRefiner(width, refinement) if refinement else None
+        if refinement:
+            self.detail = nn.Conv2d(small, refinement, 1)
+            self.context = nn.Conv2d(width, refinement, 1)
 
     def read_pixels(
         self, tokens: Tensor, grid: tuple[int, int], fine: tuple[Tensor, ...]
@@ -49,16 +59,21 @@ class PixelHead(nn.Module):
             fine: The encoder's maps of stride 4 and 8.
 
         Returns:
-            (B, D, 4 * rows, 4 * columns).
+            (B, D, 4 * rows, 4 * columns): those that queries are multiplied with, and then those
+            that the refiner reads.
         """
         # The image encoder may compute in half precision.
         four, eight = (as_weights(x, self.lateral4.weight) for x in fine)
-        x = self.from_tokens(as_weights(as_map(tokens, grid), self.from_tokens.weight))
-        x = upsample(x, eight.shape[-2:]) + self.lateral8(eight)
+        seen = as_weights(as_map(tokens, grid), self.from_tokens.weight)
+        x = upsample(self.from_tokens(seen), eight.shape[-2:]) + self.lateral8(eight)
         x = self.smooth8(x.relu_()).relu_()
         x = upsample(self.down(x), four.shape[-2:]) + self.lateral4(four)
-        x = self.last(self.smooth4(x.relu_()).relu_())
-        return x.float()
+        x = self.smooth4(x.relu_()).relu_()
+        out = self.last(x)
+        if self.refiner is not None:
+            detail = self.detail(x) + upsample(self.context(seen), four.shape[-2:])
+            out = torch.cat([out, detail], 1)
+        return out.float()
 
     def forward(self, queries: Tensor, boxes: Tensor, pixels: Tensor) -> Tensor:
         """Draw masks.
@@ -71,13 +86,18 @@ class PixelHead(nn.Module):
         Returns:
             (B, Q, H, W) float32 logits.
         """
-        depth = pixels.shape[1]
+        depth = self.depth
         weights, scale, bias = self.query(queries).float().split([depth, 4, 1], -1)
         height, width = pixels.shape[-2:]
-        logits = torch.bmm(weights * depth**-0.5, pixels.flatten(2)).unflatten(-1, (height, width))
+        drawn = pixels[:, :depth].flatten(2)
+        logits = torch.bmm(weights * depth**-0.5, drawn).unflatten(-1, (height, width))
         rows = edge_term(boxes[..., 1], boxes[..., 3], height, scale[..., 0], scale[..., 1])
         columns = edge_term(boxes[..., 0], boxes[..., 2], width, scale[..., 2], scale[..., 3])
-        return logits + rows[..., None] + columns[..., None, :] + bias[..., None]
+        logits = logits + rows[..., None] + columns[..., None, :] + bias[..., None]
+        if self.refiner is None:
+            return logits
+        refined: Tensor = self.refiner(queries, boxes, pixels[:, depth:], logits)
+        return refined
 
 
 def edge_term(middle: Tensor, size: Tensor, cells: int, steep: Tensor, round_: Tensor) -> Tensor:
@@ -102,29 +122,3 @@ def edge_term(middle: Tensor, size: Tensor, cells: int, steep: Tensor, round_: T
     return (
         -4 * F.softplus(steep + 1)[..., None] * beyond - F.softplus(round_ - 2)[..., None] * within
     )
-
-
-def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens as a map.
-
-    Args:
-        tokens: (B, N, C).
-        grid: Rows and columns of the N cells.
-
-    Returns:
-        (B, C, rows, columns), channels last.
-    """
-    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
-
-
-def upsample(x: Tensor, size: torch.Size) -> Tensor:
-    """Enlarge a map to a size by bilinear interpolation.
-
-    Args:
-        x: (B, C, h, w).
-        size: Rows and columns of the result.
-
-    Returns:
-        (B, C, rows, columns).
-    """
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import Decoded, box_relative_bias
+from .late_windows import WindowLayer, WindowMap
 from .layers import Attention, Mlp, inverse_sigmoid, layer_norm, linear
 from .positions import encode_boxes
 
 ANCHOR_SIDE = 0.2
 """Side of the box from which a token's prediction starts, as a share of the image."""
+WINDOW_CHANNELS = 48
+"""Channels of the features that windows show."""
 OBJECT_PRIOR = -4.0
 """Initial logit of a token showing an object."""
 
@@ -155,10 +158,20 @@ class ObjectDecoder(nn.Module):
         encoder_depth: Layers of self-attention between the tokens.
         depth: Layers of the queries.
         queries: Number of queries Q.
+        fine: Channels of the encoder's map of stride 8.
+        windows: Layers in which the queries read windows of finer features; 0: none.
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, encoder_depth: int, depth: int, queries: int
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        encoder_depth: int,
+        depth: int,
+        queries: int,
+        fine: int = 0,
+        windows: int = 0,
     ) -> None:
         super().__init__()
         self.queries = queries
@@ -175,6 +188,10 @@ class ObjectDecoder(nn.Module):
         self.place_head = Mlp(2 * width, width, width)
         self.bias_x = Mlp(2, 32, heads)
         self.bias_y = Mlp(2, 32, heads)
+        self.window_map = WindowMap(width, fine, WINDOW_CHANNELS) if windows else None
+        self.windows = nn.ModuleList(
+            WindowLayer(width, WINDOW_CHANNELS, hidden) for _ in range(windows)
+        )
         for layer in (self.token_score, self.score_head):
             nn.init.constant_(layer.bias, OBJECT_PRIOR)
         for mlp in (self.token_box, self.box_head):
@@ -200,6 +217,7 @@ class ObjectDecoder(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         grid: tuple[int, int],
+        fine: Tensor,
         given: Tensor | None = None,
     ) -> ObjectQueries:
         """Find objects.
@@ -208,6 +226,7 @@ class ObjectDecoder(nn.Module):
             tokens: (B, N, C) from ``encode``.
             positions: (N, C) encodings of the cells.
             grid: Rows and columns of the N cells.
+            fine: The encoder's map of stride 8.
             given: (B, G, 4) cxcywh boxes of further queries, for training: each starts at the token
                 under the middle of its box. They come last in the result.
 
@@ -233,6 +252,13 @@ class ObjectDecoder(nn.Module):
             x = layer(x, places, keys, tokens, bias, mask)
             y = layer_norm(self.norm, x)
             refined = (self.box_head(y).float() + inverse_sigmoid(at)).sigmoid()
+            found = linear(self.score_head, y).squeeze(-1).float()
+            out.append((Decoded(y, refined, found), found))
+            at = refined.detach()
+        features = None if self.window_map is None else self.window_map(tokens, grid, fine)
+        for window in self.windows:
+            x, refined = window(x, at, features)
+            y = layer_norm(self.norm, x)
             found = linear(self.score_head, y).squeeze(-1).float()
             out.append((Decoded(y, refined, found), found))
             at = refined.detach()

@@ -9,19 +9,17 @@ scores are learned with everything else fixed ("calibrate").
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-from efficientsam3.build import build
 from efficientsam3.checkpoints.read import read_state
-from efficientsam3.config import LateConfig, ModelConfig, StudentConfig, TextConfig
+from efficientsam3.config import ModelConfig
 from efficientsam3.errors import CheckpointError
 from efficientsam3.io.atomic import replacing
 from efficientsam3.nn.late_detector import LateDetector
@@ -45,9 +43,17 @@ from ..training.phrase_truth import list_phrases, phrase_truth
 from ..training.scores import fit_rescorer, read_answers
 from ..training.sticker_teacher import StickerTeacher, load_sticker_vectors
 from .common import MODEL_NAME, loop_settings
+from .object_models import (
+    RESCORER,
+    average_with,
+    load_known,
+    load_start,
+    new_detector,
+    objects_config,
+    with_late,
+)
 from .stickers import CALIBRATION_SEED
 
-STRIDE = 16
 VALIDATED = {"seen": 64, "unseen-style": 32, "unseen-concepts": 32}
 """Splits of validation, and their numbers of scenes."""
 LARGE_FIRST, MOSTLY_FREE = (2, 2, 0, 3), (0, 2, 0, 3)
@@ -62,8 +68,8 @@ SCORED_BACKGROUNDS = 256
 """Different backgrounds of these scenes."""
 SCORED_SEED = 1 << 45
 """Seed of the first of these scenes."""
-RESCORER = "decoder.rescorer."
-"""Beginning of the names of the weights that correct scores."""
+WINDOWS, REFINEMENT = 2, 32
+"""Layers that read windows, and channels of the network that corrects masks, from "finer" on."""
 
 
 @dataclass(frozen=True)
@@ -118,35 +124,6 @@ class Options:
         check(self, "kept", 0 <= self.kept < 1, "a share from 0 to less than 1")
 
 
-def objects_config(resolution: int) -> ModelConfig:
-    """A small RepViT and a small text encoder with late fusion.
-
-    Args:
-        resolution: Side of the images in pixels, a multiple of 16.
-    """
-    return ModelConfig(
-        vision=StudentConfig(
-            "repvit-m0.9", {"embed_dim": [32, 64, 192], "depth": [0, 1, 6]}, lean=True
-        ),
-        text=TextConfig("mobileclip", 96, 2, 2),
-        context=12,
-        parts=("geometry", "masks"),
-        scales=(4, 2, 1),
-        resolution=resolution,
-        grid=resolution // STRIDE,
-        trunk_width=128,
-        width=128,
-        heads=4,
-        hidden=256,
-        geometry_layers=1,
-        fusion_layers=1,
-        decoder_layers=1,
-        queries=40,
-        nms=0.7,
-        late=LateConfig(depth=2, object_depth=2, prompt_depth=1),
-    )
-
-
 def training_names(stickers: StickerArt) -> list[str]:
     """Names of all concepts that training may show.
 
@@ -155,19 +132,6 @@ def training_names(stickers: StickerArt) -> list[str]:
     """
     split = SPLITS["train"]
     return stickers.concept_names(split.concepts, split.styles)
-
-
-def new_detector(config: ModelConfig, seed: int) -> LateDetector:
-    """An untrained model, whose weights depend on the seed alone.
-
-    Args:
-        config: Its configuration.
-        seed: The seed.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build(config)
-    return cast(LateDetector, net.to(memory_format=torch.channels_last))
 
 
 def _settings(run: Run, **changes: Any) -> LoopSettings:
@@ -222,75 +186,6 @@ def load_text(net: LateDetector, run: Run) -> LateDetector:
     own = {k.removeprefix("text."): v for k, v in state.items() if k.startswith("text.")}
     net.part("text").load_state_dict(own)
     return net
-
-
-def load_start(net: LateDetector, path: Path) -> None:
-    """Load the weights of an earlier run of "objects", in place.
-
-    Args:
-        net: The model, with the heads of the teacher if it is to be trained with one.
-        path: The file.
-
-    Raises:
-        CheckpointError: the file cannot be read, or lacks a weight.
-    """
-    state = read_state(path)
-    if HEADS not in dict(net.named_children()):
-        state = {k: v for k, v in state.items() if not k.startswith(HEADS)}
-    own = net.state_dict()
-    wrong = sorted(k for k in {*own, *state} if k not in own or k not in state)
-    if wrong:
-        raise CheckpointError(
-            f"{path} is not of a run of stickers-objects with these options: it and the model "
-            f"differ in {', '.join(wrong[:4])}"
-        )
-    net.load_state_dict(state)
-
-
-def load_saved(net: LateDetector, folder: Path) -> None:
-    """Load what finds objects from a saved model, in place, without its tracker and its rescorer.
-
-    Args:
-        net: The model.
-        folder: Folder of a saved model of this recipe, with or without a tracker.
-
-    Raises:
-        CheckpointError: the folder cannot be read, or has a model of another architecture.
-    """
-    saved = load_model(folder)[2].state_dict()
-    own = net.state_dict()
-    wrong = sorted(k for k in own if k not in saved or saved[k].shape != own[k].shape)
-    if wrong:
-        raise CheckpointError(
-            f"{folder} is not a model of stickers-objects: they differ in {', '.join(wrong[:4])}"
-        )
-    net.load_state_dict({k: saved[k] for k in own})
-
-
-def average_with(net: LateDetector, folder: Path, kept: float) -> tuple[ModelConfig, LateDetector]:
-    """The weighted mean of a trained model and the saved one with which its training began.
-
-    It has the tracker of the saved model, if any, and no rescorer.
-
-    Args:
-        net: The trained model.
-        folder: Folder of the saved model.
-        kept: Share of the saved model's weights, 0 to 1.
-
-    Returns:
-        Configuration and model.
-    """
-    _, config, saved = load_model(folder)
-    if config.late is not None:
-        config = dataclasses.replace(config, late=dataclasses.replace(config.late, rescoring=0))
-    whole = new_detector(config, 0)
-    state = saved.state_dict()
-    for name, weight in net.state_dict().items():
-        if weight.is_floating_point():
-            weight = torch.lerp(weight.float(), state[name].float(), kept)
-        state[name] = weight
-    whole.load_state_dict({k: v for k, v in state.items() if not k.startswith(RESCORER)})
-    return config, whole
 
 
 def _phrase_table(stickers: StickerArt, names: Sequence[str], config: ModelConfig) -> PhraseTable:
@@ -396,13 +291,16 @@ def _prepare_objects(run: Run) -> tuple[Task, LoopSettings]:
 
 def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     o: Options = run.options
-    config = objects_config(o.final_resolution)
-    net = new_detector(config, o.seed)
+    config, source = objects_config(o.final_resolution), Path(o.model)
     if o.model:
-        load_saved(net, Path(o.model))
+        _, saved, learned = load_model(source)
+        config, state = with_late(config, of=saved.late), learned.state_dict()
     else:
-        state = read_state(run.weights("objects"))
-        net.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEADS)})
+        source = run.weights("objects")
+        state = read_state(source)
+    config = with_late(config, windows=WINDOWS, refinement=REFINEMENT)
+    net = new_detector(config, o.seed)
+    load_known(net, state, source)
     task = object_task(run, net, config, 1, MOSTLY_FREE)
     return task, _settings(
         run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500
@@ -417,8 +315,7 @@ def _load_scored(run: Run) -> tuple[ModelConfig, LateDetector]:
     _, config, learned = load_model(folder)
     if config.late is None:
         raise CheckpointError(f"{folder} has no late fusion; --set model= takes a model that has")
-    late = dataclasses.replace(config.late, rescoring=config.late.rescoring or RESCORING)
-    config = dataclasses.replace(config, late=late)
+    config = with_late(config, rescoring=RESCORING)
     net = new_detector(config, o.seed)
     own = {k: v for k, v in net.state_dict().items() if k.startswith(RESCORER)}
     net.load_state_dict({**own, **learned.state_dict()})
@@ -465,7 +362,7 @@ def _save(run: Run, task: Task) -> None:
         task.module._modules.pop(HEADS, None)  # saved models have no heads of the teacher
         config, net = task.config, task.module
         if run.options.model:
-            config, net = average_with(net, Path(run.options.model), run.options.kept)
+            config, net = average_with(net, config.late, Path(run.options.model), run.options.kept)
         save_model(run.stage_folder / "model", MODEL_NAME, config, net)
 
 

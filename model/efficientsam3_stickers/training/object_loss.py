@@ -281,11 +281,11 @@ def draw_pairs(
     """
     head, pixels = net.part("masks"), net.mask_features(image)[0]
     boxes, drawn = objects.boxes.detach(), []
-    for row in range(len(pixels)):
+    for row, own in enumerate(pixels.split(1)):  # the gradients of slices are as large as the whole
         queries = pairs.queries[pairs.images == row]
         if len(queries):
             one = objects.queries[row, queries][None], boxes[row, queries][None]
-            drawn.append(head(*one, pixels[row : row + 1])[0])
+            drawn.append(head(*one, own)[0])
     return torch.cat(drawn)
 
 

@@ -16,7 +16,8 @@ from efficientsam3.config import LateConfig, tiny_config, tiny_late_config
 from efficientsam3.train.merge import load_model, save_model
 from efficientsam3.train.recipe import run_recipe
 from efficientsam3_stickers.recipes import objects
-from efficientsam3_stickers.recipes.objects import RECIPE, objects_config
+from efficientsam3_stickers.recipes.object_models import ADDED, objects_config
+from efficientsam3_stickers.recipes.objects import RECIPE
 
 from ..conftest import bake_shapes
 
@@ -68,6 +69,11 @@ def test_stages_end_in_a_model_and_can_be_extended(tmp_path: Path) -> None:
     assert set(last["stages"]) == {"text", "objects", "finer", "calibrate"}
     finer = es3.load(str(tmp_path / "finer" / "model"), device="cpu")
     assert finer.config.resolution == 96
+    late, added = finer.config.late, set(finer.net.state_dict()) - set(model.net.state_dict())
+    assert late is not None and late.windows and late.refinement
+    assert not model.config.late.windows
+    assert all(any(name.startswith(part) for name in added) for part in ADDED)
+    assert all(name.startswith(ADDED) for name in added)
     assert finer.segment(np.zeros((50, 60, 3), np.uint8), "red apple").size == (50, 60)
     scored = es3.load(str(tmp_path / "calibrate" / "model"), device="cpu")
     assert scored.config.late is not None and scored.config.late.rescoring
@@ -90,13 +96,14 @@ def test_a_saved_model_is_trained_further(tmp_path: Path, monkeypatch: pytest.Mo
         load_model(tmp_path / folder)[2].state_dict() for folder in ("saved", "run/finer/model")
     )
     assert set(after) == {name for name in before if "rescorer" not in name}
-    trained = set(build(plain).state_dict())
+    trained = {*build(plain).state_dict(), *(name for name in before if name.startswith(ADDED))}
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved < trained and len(moved) > len(trained) / 2
     old, new = (
         torch.cat([state[n].flatten().float() for n in trained]) for state in (before, after)
     )
     assert torch.cosine_similarity(old, new, dim=0) > 0.9, "training went on from the saved model"
+    assert any(name.startswith(ADDED) for name in moved)
     alone = read_state(tmp_path / "run" / "finer" / "weights.safetensors")
     for name in (n for n in moved if after[n].is_floating_point()):
         mean = 0.75 * alone[name] + 0.25 * before[name]
