@@ -98,7 +98,7 @@ class WindowLayer(nn.Module):
         change = LARGEST * torch.tanh(self.box(layer_norm(self.norm2, x)).float())
         middle, size = boxes.split(2, -1)
         moved = torch.cat([middle + change[..., :2] * size, size * change[..., 2:].exp()], -1)
-        return x, moved.clamp(1e-3, 1)
+        return x, moved.clamp(1e-3, 1.0)
 
 
 def window_places(middle: Tensor, size: Tensor, cells: int, window: int, widen: float) -> Tensor:
