@@ -70,7 +70,7 @@ class ImageFeatures:
             rows: (P,) index of the image for each of P prompts.
 
         Returns:
-            Features with P rows of tokens. ``map``, from which masks are made, keeps its B rows.
+            Features with P rows. ``map``, from which the masks of SAM3 are made, keeps its B rows.
         """
         geometry = [(keys[rows], values[rows]) for keys, values in self.geometry]
         objects = None if self.objects is None else self.objects.take(rows)
@@ -80,7 +80,7 @@ class ImageFeatures:
             self.seen[rows],
             geometry,
             self.grid,
-            fine=self.fine,
+            fine=tuple(level[rows] for level in self.fine),
             objects=objects,
         )
 
