@@ -101,19 +101,26 @@ class WindowLayer(nn.Module):
         return x, moved.clamp(1e-3, 1.0)
 
 
-def window_places(middle: Tensor, size: Tensor, cells: int, window: int, widen: float) -> Tensor:
-    """Where the cells of windows lie along one axis.
+def window_places(
+    boxes: Tensor, size: tuple[int, int], window: int, widen: float
+) -> tuple[Tensor, Tensor]:
+    """Where the cells of windows lie along either axis.
 
     Args:
-        middle: (B, Q) middles of the boxes in [0, 1].
-        size: (B, Q) sides of the boxes.
-        cells: Number of cells of the map.
+        boxes: (B, Q, 4) cxcywh in [0, 1].
+        size: Rows H and columns W of the map.
         window: Cells S a side of a window.
         widen: Sides of a window in sides of the box.
 
     Returns:
-        (B, Q, S, 2): middle of each cell and its side, in cells of the map.
+        (B, Q, S, 2) of rows and (B, Q, S, 2) of columns: middle of each cell and its side, in cells
+        of the map.
     """
+    x, y, w, h = boxes.float().unbind(-1)
+    return _places_along(y, h, size[0], window, widen), _places_along(x, w, size[1], window, widen)
+
+
+def _places_along(middle: Tensor, size: Tensor, cells: int, window: int, widen: float) -> Tensor:
     side = (size * (cells * widen) + LEAST)[..., None] / window
     steps = torch.arange(window, device=middle.device, dtype=middle.dtype) + (0.5 - window / 2)
     place = middle[..., None] * cells + steps * side
@@ -136,11 +143,8 @@ def read_weights(
     Returns:
         (B, Q, S, H) of rows and (B, Q, S, W) of columns.
     """
-    x, y, w, h = boxes.float().unbind(-1)
-    return tuple(  # type: ignore[return-value]
-        _read_along(window_places(middle, side, cells, window, widen), cells)
-        for middle, side, cells in ((y, h, size[0]), (x, w, size[1]))
-    )
+    rows, columns = window_places(boxes, size, window, widen)
+    return _read_along(rows, size[0]), _read_along(columns, size[1])
 
 
 def _read_along(places: Tensor, cells: int) -> Tensor:
@@ -184,11 +188,8 @@ def write_weights(
     Returns:
         (B, Q, H, S) of rows and (B, Q, W, S) of columns.
     """
-    x, y, w, h = boxes.float().unbind(-1)
-    return tuple(  # type: ignore[return-value]
-        _write_along(window_places(middle, side, cells, window, widen), cells)
-        for middle, side, cells in ((y, h, size[0]), (x, w, size[1]))
-    )
+    rows, columns = window_places(boxes, size, window, widen)
+    return _write_along(rows, size[0]), _write_along(columns, size[1])
 
 
 def _write_along(places: Tensor, cells: int) -> Tensor:

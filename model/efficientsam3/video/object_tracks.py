@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch.nn.functional as F
 
-from ..masks.overlap import mask_iou
+from ..masks.overlap import suppress
 from ..types import Array
 from .association import assign
 from .types import FoundObjects
@@ -270,12 +270,7 @@ def distinct(found: FoundObjects) -> FoundObjects:
     shown = (found.logits > 0).numpy(force=True)
     rows = [row for row in range(len(shown)) if shown[row].sum() >= LEAST_CELLS]
     rows.sort(key=lambda row: -float(found.scores[row]))
-    overlap = mask_iou(shown[rows], shown[rows])
-    kept: list[int] = []
-    for i in range(len(rows)):
-        if not (overlap[i, kept] > SAME_IOU).any():
-            kept.append(i)
-    chosen = [rows[i] for i in kept]
+    chosen = [rows[i] for i in suppress(shown[rows], SAME_IOU).tolist()]
     looks = None if found.looks is None else found.looks[chosen]
     return FoundObjects(found.logits[chosen], found.scores[chosen], looks)
 

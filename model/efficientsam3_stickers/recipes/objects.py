@@ -3,8 +3,9 @@
 A small text encoder learns from a sentence encoder ("text"). Then image encoder and heads learn
 from scenes: boxes, masks and names of all objects, and prompts that choose among them ("objects").
 The rate is constant, so that this stage goes on for as long as there is time: ``objects.steps`` may
-be set to more or less at any time. Then the rate falls while images are larger ("finer"). At last
-scores are learned with everything else fixed ("calibrate").
+be set to more or less at any time. Then the rate falls while images are larger, and windows of
+finer features and the correction of masks are added ("finer"). At last scores are learned with
+everything else fixed ("calibrate").
 """
 
 from __future__ import annotations
