@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import video
+import video_film
 from PIL import Image
 from rich.table import Table
 
@@ -35,7 +36,7 @@ SURE = 8.0
 def write_frames(folder: Path, frames: int) -> None:
     """The film as pictures: upstream scales those rightly, and MP4 not."""
     for t in range(frames):
-        Image.fromarray(video.picture(t)).save(folder / f"{t:05d}.jpg", quality=95)
+        Image.fromarray(video_film.picture(t)).save(folder / f"{t:05d}.jpg", quality=95)
 
 
 def build(checkout: Path) -> Any:
@@ -61,13 +62,13 @@ def steer(model: Any, count: int) -> None:
     first: dict[str, Any] = {}
 
     def low(t: int, size: Sequence[int]) -> torch.Tensor:
-        there = F.interpolate(video.masks(t, count)[None].float(), tuple(size))[0]
+        there = F.interpolate(video_film.masks(t, count)[None].float(), tuple(size))[0]
         return 2 * SURE * there - SURE
 
     def detected(*arguments: Any, frame_idx: int, **options: Any) -> tuple[dict[str, Any], Any]:
         if not first:
             first.update(detect(*arguments, frame_idx=frame_idx, **options)[0])
-        boxes = torch.tensor(video.squares(frame_idx, count), dtype=torch.float32)
+        boxes = torch.tensor(video_film.squares(frame_idx, count), dtype=torch.float32)
         boxes = boxes / torch.tensor([*video.SIZE[::-1], *video.SIZE[::-1]])
         said = {
             "pred_logits": torch.full((1, count, 1), SURE),
@@ -141,7 +142,7 @@ def main(given: Sequence[str] | None = None) -> None:
         frames, film = Path(folder, "frames"), Path(folder, "film.mp4")
         frames.mkdir()
         write_frames(frames, max(arguments.marks))
-        video.write_film(film, max(arguments.marks))
+        video_film.write_film(film, max(arguments.marks))
         upstream = ["--upstream", str(arguments.upstream), "--film", str(frames)]
         told = {"upstream": video.child([__file__, *upstream, *threads, *common])}
         ours = ["memory", "--film", str(film), "--model", "efficientsam3-tinyvit-11m"]

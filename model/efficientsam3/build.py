@@ -100,7 +100,13 @@ def _late_parts(
         "neck": lambda: StageNeck((c.trunk_width,), c.width),
         "interactive_neck": lambda: StageNeck((*fine, c.trunk_width), c.width),
         "fusion": lambda: ObjectDecoder(
-            *sizes, late.depth, late.object_depth, c.queries, fine[1], late.windows
+            *sizes,
+            late.depth,
+            late.object_depth,
+            c.queries,
+            fine[1],
+            late.windows,
+            late.coarse,
         ),
         "decoder": lambda: PromptDecoder(
             *sizes, late.prompt_depth, c.context, late.space, late.rescoring

@@ -180,6 +180,8 @@ class LateConfig:
         windows: Layers in which objects read windows of finer features, see ``nn.late_windows``.
         refinement: Channels of the network that corrects masks in the box of each object, see
             ``nn.late_refiner``; 0: none.
+        coarse: Channels of a stage of stride 32 whose features are added to the tokens, see
+            ``nn.late_coarse``; 0: none.
     """
 
     depth: int = 2
@@ -190,6 +192,7 @@ class LateConfig:
     rescoring: int = 0
     windows: int = 0
     refinement: int = 0
+    coarse: int = 0
 
 
 @dataclass(frozen=True)
@@ -404,6 +407,6 @@ def tiny_late_config(**changes: Any) -> ModelConfig:
         resolution=96,
         grid=6,
         queries=8,
-        late=LateConfig(1, 1, 1, (8, 16), 16, rescoring=8, windows=1, refinement=8),
+        late=LateConfig(1, 1, 1, (8, 16), 16, rescoring=8, windows=1, refinement=8, coarse=8),
     )
     return dataclasses.replace(config, **changes)

@@ -57,7 +57,7 @@ class LateImageForm(nn.Module):
         """
         four, eight, encoded = self.trunk(pixels)
         tokens = self.level(encoded).flatten(2).transpose(1, 2)
-        tokens = self.fusion.encode(tokens, self.positions)
+        tokens = self.fusion.encode(tokens, self.positions, self.grid)
         found = self.fusion(tokens, self.positions, self.grid, eight)
         out = encoded, four, eight, tokens, found.queries, found.boxes, found.logits
         if self.geometry is None:

@@ -39,7 +39,7 @@ class LateDetector(Detector):
         grid = (level.shape[-2], level.shape[-1])
         positions = encode_grid(*grid, level.shape[1], level.device)
         tokens = level.flatten(2).transpose(1, 2).float()
-        tokens = self.part("fusion").encode(tokens, positions)
+        tokens = self.part("fusion").encode(tokens, positions, grid)
         geometry = []
         if self.has("geometry"):
             geometry = self.part("geometry").read_image(tokens, positions)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import Decoded, box_relative_bias
+from .late_coarse import CoarseStage
 from .late_windows import WindowLayer, WindowMap
 from .layers import Attention, Mlp, inverse_sigmoid, layer_norm, linear
 from .positions import encode_boxes
@@ -25,6 +26,8 @@ ANCHOR_SIDE = 0.2
 """Side of the box from which a token's prediction starts, as a share of the image."""
 WINDOW_CHANNELS = 48
 """Channels of the features that windows show."""
+COARSE_DEPTH = 3
+"""Blocks of the stage of stride 32."""
 OBJECT_PRIOR = -4.0
 """Initial logit of a token showing an object."""
 
@@ -160,6 +163,7 @@ class ObjectDecoder(nn.Module):
         queries: Number of queries Q.
         fine: Channels of the encoder's map of stride 8.
         windows: Layers in which the queries read windows of finer features; 0: none.
+        coarse: Channels of the stage of stride 32; 0: none.
     """
 
     def __init__(
@@ -172,9 +176,11 @@ class ObjectDecoder(nn.Module):
         queries: int,
         fine: int = 0,
         windows: int = 0,
+        coarse: int = 0,
     ) -> None:
         super().__init__()
         self.queries = queries
+        self.coarse = CoarseStage(width, coarse, COARSE_DEPTH) if coarse else None
         self.encoder = nn.ModuleList(
             SelfAttentionLayer(width, heads, hidden) for _ in range(encoder_depth)
         )
@@ -198,16 +204,19 @@ class ObjectDecoder(nn.Module):
             nn.init.zeros_(mlp.layers[-1].weight)
             nn.init.zeros_(mlp.layers[-1].bias)
 
-    def encode(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
         """Let the tokens of images attend to each other.
 
         Args:
             tokens: (B, N, C).
             positions: (N, C) encodings of the cells.
+            grid: Rows and columns of the N cells.
 
         Returns:
             (B, N, C), normalized.
         """
+        if self.coarse is not None:
+            tokens = self.coarse(tokens, grid)
         for layer in self.encoder:
             tokens = layer(tokens, positions)
         return layer_norm(self.encoder_norm, tokens)

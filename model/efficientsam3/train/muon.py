@@ -99,18 +99,42 @@ def is_matrix(p: Tensor) -> bool:
 def orthogonalize(matrix: Tensor) -> Tensor:
     """The nearest matrix whose singular values are about 1, by Newton-Schulz iterations.
 
+    Every iteration multiplies the matrix by a polynomial of its Gram matrix. Where the matrix is
+    much longer than wide, the polynomials are multiplied first, and the matrix once at the end.
+
     Args:
         matrix: (N, M).
 
     Returns:
         (N, M).
     """
-    a, b, c = COEFFICIENTS
     x = matrix.float()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
-    for _ in range(STEPS):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    x = _iterate_gram(x) if x.shape[1] >= 2 * x.shape[0] else _iterate(x)
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """The factor of an iteration without its multiple of the identity."""
+    _, b, c = COEFFICIENTS
+    return torch.addmm(gram, gram, gram, beta=b, alpha=c)
+
+
+def _iterate(x: Tensor) -> Tensor:
+    for _ in range(STEPS):
+        x = torch.addmm(x, _polynomial(x @ x.T), x, beta=COEFFICIENTS[0])
+    return x
+
+
+def _iterate_gram(x: Tensor) -> Tensor:
+    gram = x @ x.T
+    product = torch.eye(len(gram), device=x.device)
+    for step in range(STEPS):
+        factor = _polynomial(gram)
+        factor.diagonal().add_(COEFFICIENTS[0])
+        product = factor @ product
+        if step + 1 < STEPS:
+            gram = factor @ gram @ factor
+    return product @ x

@@ -25,6 +25,7 @@ from ..training.feature_teacher import HEADS
 
 STRIDE = 16
 ADDED = (
+    "fusion.coarse.",
     "fusion.windows.",
     "fusion.window_map.",
     "masks.refiner.",
@@ -135,7 +136,9 @@ def with_late(config: ModelConfig, of: LateConfig | None = None, **missing: int)
     if late is None:
         return config
     if of is not None:
-        late = dataclasses.replace(late, windows=of.windows, refinement=of.refinement)
+        late = dataclasses.replace(
+            late, windows=of.windows, refinement=of.refinement, coarse=of.coarse
+        )
     changes: dict[str, Any] = {k: v for k, v in missing.items() if not getattr(late, k)}
     return dataclasses.replace(config, late=dataclasses.replace(late, **changes))
 

@@ -36,7 +36,7 @@ from ..scenes import SceneGenerator
 from ..training.calibrate import calibrate
 from ..training.feature_teacher import HEADS, FeatureTeacher, TeacherHeads
 from ..training.object_batches import ObjectBatch, ObjectBatches, PromptShares
-from ..training.object_loss import ObjectLoss, ObjectLossWeights
+from ..training.object_loss import ObjectLoss
 from ..training.object_task import ObjectTask
 from ..training.phrase_distillation import PhraseDistillation, load_phrases
 from ..training.phrase_table import PhraseTable
@@ -69,8 +69,9 @@ SCORED_BACKGROUNDS = 256
 """Different backgrounds of these scenes."""
 SCORED_SEED = 1 << 45
 """Seed of the first of these scenes."""
-WINDOWS, REFINEMENT = 2, 32
-"""Layers that read windows, and channels of the network that corrects masks, from "finer" on."""
+WINDOWS, REFINEMENT, COARSE = 2, 32, 256
+"""Layers that read windows, channels of the network that corrects masks, and channels of the stage
+of stride 32, from "finer" on."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class Options:
     """Side of the images in pixels, a multiple of 16."""
     final_resolution: int = 336
     """Side of the images of the stage "finer", a multiple of 16."""
+    final_tiles: tuple[int, ...] = MOSTLY_FREE
+    """``tiles`` of the stage "finer"."""
+    most_masks: int = 0
+    """Objects of a scene, at most, whose masks a step of "finer" learns, at random; 0: all."""
     batch: int = 16
     """Scenes of a process and step; below 16, 1 x 1 convolutions are slow with one thread."""
     uses: int = 2
@@ -120,7 +125,7 @@ class Options:
     """Whether to validate."""
 
     def __post_init__(self) -> None:
-        for name in ("scored", "score_steps"):
+        for name in ("scored", "score_steps", "most_masks"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
         check(self, "kept", 0 <= self.kept < 1, "a share from 0 to less than 1")
 
@@ -196,7 +201,12 @@ def _phrase_table(stickers: StickerArt, names: Sequence[str], config: ModelConfi
 
 
 def object_task(
-    run: Run, net: LateDetector, config: ModelConfig, seed: int, tiles: tuple[int, ...]
+    run: Run,
+    net: LateDetector,
+    config: ModelConfig,
+    seed: int,
+    tiles: tuple[int, ...],
+    most_masks: int = 0,
 ) -> ObjectTask:
     """The task of scenes at the resolution of a configuration.
 
@@ -206,6 +216,7 @@ def object_task(
         config: Its configuration.
         seed: Seed of the scenes.
         tiles: Objects on a side of tiled images, by turns; 0: free scenes.
+        most_masks: As in ``ObjectLoss``.
     """
     o: Options = run.options
     stickers = StickerArt.open()
@@ -223,7 +234,8 @@ def object_task(
         )
         for side in tiles
     ]
-    training = ObjectBatches(config, generators, o.batch, names, first_seed=seed << 32, uses=o.uses)
+    first = ((o.seed << 2) + seed) << 32
+    training = ObjectBatches(config, generators, o.batch, names, first_seed=first, uses=o.uses)
     teacher = seen_stickers = None
     if o.teacher and HEADS in dict(net.named_children()):
         # Every fourth image, with four objects.
@@ -236,7 +248,7 @@ def object_task(
         net,
         config,
         training,
-        ObjectLoss(table, ObjectLossWeights(), teacher=teacher, stickers=seen_stickers),
+        ObjectLoss(table, most_masks=most_masks, teacher=teacher, stickers=seen_stickers),
         held_out=held_out,
         probes=probes,
         seed=o.seed + seed,
@@ -299,10 +311,10 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     else:
         source = run.weights("objects")
         state = read_state(source)
-    config = with_late(config, windows=WINDOWS, refinement=REFINEMENT)
+    config = with_late(config, windows=WINDOWS, refinement=REFINEMENT, coarse=COARSE)
     net = new_detector(config, o.seed)
     load_known(net, state, source)
-    task = object_task(run, net, config, 1, MOSTLY_FREE)
+    task = object_task(run, net, config, 1, tuple(o.final_tiles), o.most_masks)
     return task, _settings(
         run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,21 @@ from efficientsam3.nn.late_detector import LateDetector
 from efficientsam3.nn.late_objects import ObjectQueries
 from efficientsam3.nn.layers import cxcywh_to_xyxy
 from efficientsam3.train.losses.common import LossTerms, check_weights, dice_loss
-from efficientsam3.train.losses.matcher import paired_iou, pairwise_iou
+from efficientsam3.train.losses.matcher import paired_iou
 
 from .feature_teacher import HEADS, FeatureTeacher
 from .object_batches import ObjectBatch
+from .object_matching import (
+    Assignment,
+    assign_all,
+    at_random,
+    every_object,
+    match,
+    one_of_each,
+)
 from .phrase_table import PhraseTable
 from .phrase_truth import DOUBTFUL, TRUE
 from .sticker_teacher import StickerTeacher
-
-DUPLICATE_IOU = 0.6
-"""Queries whose box overlaps an object by more are judged as this object by prompts."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,6 @@ class ObjectLossWeights:
         check_weights(self)
 
 
-class Assignment(NamedTuple):
-    """Which query is which object.
-
-    Attributes:
-        images: (M,) the image of each pair.
-        queries: (M,) the query.
-        objects: (M,) the object.
-    """
-
-    images: Tensor
-    queries: Tensor
-    objects: Tensor
-
-
 class ObjectLoss:
     """All terms of late fusion and their weighted sum.
 
@@ -81,6 +72,8 @@ class ObjectLoss:
         table: The phrases.
         weights: Weights of the terms.
         box_noise: By which part of its sides the box of a given query is moved at most.
+        most_masks: Objects of an image, at most, whose masks are learned in a step, at random; 0:
+            all. Drawing and correcting a mask costs more than all else that an object learns.
         teacher: Compares the image encoder's maps with a teacher's; None: no teacher. The model
             needs its heads.
         stickers: Compares objects with a teacher's vectors of their stickers; None: no such
@@ -92,11 +85,13 @@ class ObjectLoss:
         table: PhraseTable,
         weights: ObjectLossWeights | None = None,
         box_noise: float = 0.2,
+        most_masks: int = 0,
         teacher: FeatureTeacher | None = None,
         stickers: StickerTeacher | None = None,
     ) -> None:
         self.teacher, self.stickers = teacher, stickers
         self.table, self.weights, self.box_noise = table, weights or ObjectLossWeights(), box_noise
+        self.most_masks = most_masks
 
     def __call__(self, net: LateDetector, batch: ObjectBatch) -> dict[str, Tensor]:
         """The terms of a batch, unweighted, and their weighted sum as "loss".
@@ -111,7 +106,7 @@ class ObjectLoss:
         given = batch.boxes.shape[1]
         found = objects.queries.shape[1] - given
         count = batch.valid.sum().clamp(min=1)
-        known = _every_object(batch, found)
+        known = every_object(batch, found)
         terms.add("token", token_loss(objects, batch), w.token)
         l1, giou = _token_boxes(objects, batch)
         terms.add("token_box", l1, w.box)
@@ -125,7 +120,8 @@ class ObjectLoss:
                 terms.add(f"box{suffix}", l1 / count, w.box)
                 terms.add(f"giou{suffix}", giou / count, w.giou)
         both = Assignment(*(torch.cat(parts) for parts in zip(matched, known, strict=True)))
-        self._mask_terms(terms, net, image, objects, batch, one_of_each(matched, known))
+        drawn = at_random(one_of_each(matched, known), self.most_masks)
+        self._mask_terms(terms, net, image, objects, batch, drawn)
         self._name_terms(terms, net, image, objects, batch, both, len(matched.images))
         self._prompt_terms(terms, net, image, objects, batch, matched, found)
         if self.teacher is not None:
@@ -302,29 +298,6 @@ def iou_of_masks(a: Tensor, b: Tensor) -> Tensor:
     return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)
 
 
-def one_of_each(matched: Assignment, known: Assignment) -> Assignment:
-    """One query of each object, at random the one that was found or the one that was given.
-
-    Args:
-        matched: The queries that were found; an object may have none.
-        known: The given queries of all objects.
-    """
-    most = int(known.objects.max()) + 1 if len(known.objects) else 1
-    keys = known.images * most + known.objects
-    found = matched.images * most + matched.objects
-    queries = known.queries.clone()
-    place = torch.searchsorted(keys, found)  # given queries are in the order of their keys
-    take = torch.rand(len(found), device=found.device) < 0.5
-    queries[place[take]] = matched.queries[take]
-    return Assignment(known.images, queries, known.objects)
-
-
-def _every_object(batch: ObjectBatch, found: int) -> Assignment:
-    """The given query of each object."""
-    rows, objects = batch.valid.nonzero().unbind(1)
-    return Assignment(rows, objects + found, objects)
-
-
 def token_targets(batch: ObjectBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens that stand for objects.
 
@@ -378,31 +351,6 @@ def _token_boxes(objects: ObjectQueries, batch: ObjectBatch) -> tuple[Tensor, Te
     pairs = Assignment(rows, tokens, which[rows, tokens])
     l1, giou = box_terms(cast(Tensor, objects.token_boxes), pairs, batch)
     return l1 / max(1, len(rows)), giou / max(1, len(rows))
-
-
-@torch.no_grad()
-def match(logits: Tensor, boxes: Tensor, batch: ObjectBatch) -> Assignment:
-    """Match one query to each object, by score and box.
-
-    Args:
-        logits: (B, Q) object logits.
-        boxes: (B, Q, 4) cxcywh in [0, 1].
-        batch: The batch.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    distance = torch.cdist(boxes, batch.boxes, p=1)
-    _, giou = pairwise_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(batch.boxes))
-    cost = 5 * distance - 2 * giou - 2 * logits.sigmoid()[..., None]
-    images, queries, objects = [], [], []
-    for row, (matrix, count) in enumerate(
-        zip(cost.numpy(), batch.valid.sum(1).tolist(), strict=True)
-    ):
-        chosen, places = linear_sum_assignment(matrix[:, :count])
-        images += [row] * len(chosen)
-        queries += chosen.tolist()
-        objects += places.tolist()
-    return Assignment(*torch.tensor([images, queries, objects]).long())
 
 
 def score_loss(logits: Tensor, pairs: Assignment) -> Tensor:
@@ -464,24 +412,3 @@ def name_loss(logits: Tensor, concepts: Tensor, truth: Tensor, names: int) -> Te
         logits[:, :names].masked_fill(others, -1e4), concepts.clamp(min=0), reduction="none"
     )
     return (loss * known).sum() / known.sum().clamp(min=1)
-
-
-def assign_all(
-    boxes: Tensor, matched: Assignment, batch: ObjectBatch, least: float = DUPLICATE_IOU
-) -> Tensor:
-    """The object of each query: the matched one, else one that its box overlaps most; -1 for none.
-
-    Args:
-        boxes: (B, Q, 4) cxcywh in [0, 1].
-        matched: Pairs that are matched.
-        batch: The batch.
-        least: IoU of boxes above which a query that is not matched is judged as an object.
-
-    Returns:
-        (B, Q) int64.
-    """
-    iou, _ = pairwise_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(batch.boxes))
-    best, which = (iou * batch.valid[:, None]).max(-1)
-    assigned = torch.where(best > least, which, -1)
-    assigned[matched.images, matched.queries] = matched.objects
-    return assigned

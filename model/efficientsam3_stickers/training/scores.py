@@ -19,14 +19,8 @@ from efficientsam3.nn.late_objects import ObjectQueries
 from efficientsam3.nn.late_scores import Rescorer, both
 
 from .object_batches import ObjectBatch
-from .object_loss import (
-    Assignment,
-    assign_all,
-    draw_pairs,
-    iou_of_masks,
-    match,
-    read_exemplars,
-)
+from .object_loss import draw_pairs, iou_of_masks, read_exemplars
+from .object_matching import Assignment, assign_all, match
 from .phrase_table import PhraseTable
 
 GOOD_IOU = 0.5

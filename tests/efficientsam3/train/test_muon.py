@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from efficientsam3.train.muon import MuonAdamW, is_matrix, orthogonalize
+from efficientsam3.train.muon import COEFFICIENTS, STEPS, MuonAdamW, is_matrix, orthogonalize
 from efficientsam3.train.optim import (
     load_named_state,
     make_optimizer,
@@ -37,9 +37,21 @@ def train(
 
 def test_singular_values_become_about_one() -> None:
     torch.manual_seed(0)
-    for shape in ((20, 50), (50, 20)):
+    for shape in ((20, 30), (30, 20), (20, 50), (50, 20), (20, 400)):
         values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
         assert float(values.min()) > 0.5 and float(values.max()) < 1.3
+
+
+def test_long_matrices_have_the_iterations_of_all_others() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 30, dtype=torch.float64) * torch.logspace(-2, 0, 12)[:, None]
+    x = matrix / matrix.norm()
+    for _ in range(STEPS):
+        a, b, c = COEFFICIENTS
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    torch.testing.assert_close(orthogonalize(matrix), x, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(orthogonalize(matrix.T), x.T, rtol=1e-3, atol=1e-5)
 
 
 def test_it_learns() -> None:

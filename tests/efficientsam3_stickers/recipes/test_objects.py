@@ -70,7 +70,7 @@ def test_stages_end_in_a_model_and_can_be_extended(tmp_path: Path) -> None:
     finer = es3.load(str(tmp_path / "finer" / "model"), device="cpu")
     assert finer.config.resolution == 96
     late, added = finer.config.late, set(finer.net.state_dict()) - set(model.net.state_dict())
-    assert late is not None and late.windows and late.refinement
+    assert late is not None and late.windows and late.refinement and late.coarse
     assert not model.config.late.windows
     assert all(any(name.startswith(part) for name in added) for part in ADDED)
     assert all(name.startswith(ADDED) for name in added)

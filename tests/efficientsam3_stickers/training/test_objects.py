@@ -29,15 +29,15 @@ from efficientsam3_stickers.training.object_batches import (
     mirror,
     shrink,
 )
-from efficientsam3_stickers.training.object_loss import Assignment as Pairs
 from efficientsam3_stickers.training.object_loss import (
     ObjectLoss,
     ObjectLossWeights,
     name_loss,
-    one_of_each,
     read_exemplars,
     token_targets,
 )
+from efficientsam3_stickers.training.object_matching import Assignment as Pairs
+from efficientsam3_stickers.training.object_matching import at_random, one_of_each
 from efficientsam3_stickers.training.object_task import ObjectTask
 from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.phrase_truth import (
@@ -183,6 +183,20 @@ def test_one_query_of_each_object() -> None:
     matched = Pairs(torch.tensor([0, 1]), torch.tensor([3, 5]), torch.tensor([1, 0]))
     seen = {tuple(one_of_each(matched, known).queries.tolist()) for _ in range(50)}
     assert seen == {(8, 9, 8), (8, 3, 8), (8, 9, 5), (8, 3, 5)}
+
+
+def test_some_objects_of_each_image_at_random() -> None:
+    pairs = Pairs(
+        torch.tensor([0, 0, 0, 2, 3, 3]), torch.arange(6), torch.tensor([0, 1, 2, 0, 0, 1])
+    )
+    drawn = [at_random(pairs, 2) for _ in range(100)]
+    assert all(part.images.tolist() == [0, 0, 2, 3, 3] for part in drawn)
+    assert {tuple(part.queries.tolist()) for part in drawn} == {
+        (0, 1, 3, 4, 5),
+        (0, 2, 3, 4, 5),
+        (1, 2, 3, 4, 5),
+    }
+    assert at_random(pairs, 0) is pairs
 
 
 # Loss -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from efficientsam3.nn.late_objects import ObjectQueries
 from efficientsam3.nn.late_scores import Rescorer
 from efficientsam3_stickers.scenes import SceneGenerator
 from efficientsam3_stickers.training.object_batches import ObjectBatch, ObjectBatches, PromptShares
-from efficientsam3_stickers.training.object_loss import Assignment
+from efficientsam3_stickers.training.object_matching import Assignment
 from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.scores import (
     Answers,
