@@ -69,7 +69,6 @@ from efficientsam3_stickers.scenes import SceneGenerator
 FIRST = 1000
 """Seed of the first clip: the recipe watches its training on those before."""
 PHRASES = 4
-SETTINGS = TrackSettings()
 MEMORIES = {"full": "full memory", "perceiver": "Perceiver memory"}
 START, END = "<!-- table:tracking -->", "<!-- /table:tracking -->"
 
@@ -137,10 +136,10 @@ def trackers(models: Mapping[str, ImageModel]) -> dict[str, Callable[[Sequence[s
     low = {"track_activation_threshold": 0.5, **once}
     high = {"high_conf_det_threshold": 0.5, **once}
     found: dict[str, Callable[[Sequence[str]], Any]] = {
-        MEMORIES[kind]: functools.partial(Replay, model, tracker="memory", settings=SETTINGS)
+        MEMORIES[kind]: functools.partial(Replay, model, tracker="memory")
         for kind, model in models.items()
     }
-    found["mask IoU"] = lambda phrases: Replay(None, phrases, tracker="iou", settings=SETTINGS)
+    found["mask IoU"] = lambda phrases: Replay(None, phrases, tracker="iou")
     found["ByteTrack"] = lambda _: Boxes(lambda: ByteTrackTracker(**{**low, **high}))
     found["SORT"] = lambda _: Boxes(lambda: SORTTracker(**low))
     found["OC-SORT"] = lambda _: Boxes(lambda: OCSORTTracker(**high))
@@ -273,7 +272,8 @@ def follow(one: Film, kind: str, models: Mapping[str, ImageModel]) -> Record:
 
 def detect(model: ImageModel, encoded: Mapping[str, EncodedImage], phrases: list[str]) -> Instances:
     image = encoded[MEMORIES["full"]]
-    return model.segment(image, phrases, threshold=SETTINGS.detection_threshold, nms=SETTINGS.nms)
+    options = TrackSettings.of(model).segment_options(True)
+    return model.segment(image, phrases, **options)
 
 
 def tracks_of(frames: Sequence[TrackedFrame], length: int) -> list[Record]:
@@ -358,7 +358,7 @@ def measure(options: argparse.Namespace, models: Mapping[str, ImageModel]) -> li
         "frames": options.frames,
         "size": options.size,
         "phrases": PHRASES,
-        "settings": dataclasses.asdict(SETTINGS),
+        "settings": {kind: dataclasses.asdict(TrackSettings.of(m)) for kind, m in models.items()},
     }
     path: Path = options.out / f"tracking-{options.detections}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

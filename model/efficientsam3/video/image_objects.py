@@ -20,6 +20,10 @@ from .object_tracks import ObjectTracks, distinct
 from .tracker_parts import TrackerParts
 from .types import NO_OBJECT, FoundObjects, TrackerFeatures, TrackerOutput
 
+LEAST_SUPPORT = 0.2
+"""IoU with some object of the frame below which a mask of the memory shows nothing, if the object
+was one of the frame's before."""
+
 
 class ImageObjects:
     """Which objects of a stream's frames are the tracked ones."""
@@ -36,7 +40,8 @@ class ImageObjects:
         A mask is replaced by that of an object that continues it by motion and look, or else that
         has at least the IoU ``MemoryConfig.adopt_object_iou`` with it and does not look different.
         Each object of the frame goes to one tracked object. A mask that lies on an object of
-        another track is dropped: the tracked object is hidden, or elsewhere.
+        another track is dropped: the tracked object is hidden, or elsewhere. So is a mask on
+        nothing that the frame shows, except for what a person pointed at and no frame shows.
 
         Args:
             frame: Number of the frame.
@@ -64,6 +69,8 @@ class ImageObjects:
             self._tracks.bind(row, output.ids[rest[i]])
             followed[output.ids[rest[i]]] = row
         hidden = np.any(near[sorted(taken)], axis=0)
+        known = np.array([self._tracks.has_look(output.ids[i]) for i in rest], bool)
+        hidden |= known & (overlap < LEAST_SUPPORT).all(axis=0)
         logits, presence = output.logits.clone(), output.presence.clone()
         for place, id in enumerate(output.ids):
             if id in followed:

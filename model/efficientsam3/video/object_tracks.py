@@ -173,6 +173,15 @@ class ObjectTracks:
         """
         return self._track_of(id) is not None
 
+    def has_look(self, id: int) -> bool:
+        """Whether an object was one of the objects of a frame.
+
+        Args:
+            id: Its identity.
+        """
+        track = self._track_of(id)
+        return track is not None and track.look is not None
+
     def bind(self, row: int, id: int, *, decided: bool = False) -> None:
         """Note that an object of the frame is a tracked one.
 

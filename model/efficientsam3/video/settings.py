@@ -162,6 +162,10 @@ _SAM31 = {
 }
 """Where SAM3.1 differs from SAM3 (``build_sam3_multiplex_video_predictor``)."""
 
+_LATE = {"hide_unmatched": True, "keep_alive_init": 1, "keep_alive_max": 3}
+"""Where models with late fusion differ. They follow objects well, those of wrong detections too,
+which would be shown for long. The detector soon repeats a right detection."""
+
 
 @dataclass(frozen=True)
 class TrackSettings:
@@ -309,13 +313,15 @@ class TrackSettings:
 
     @classmethod
     def of(cls, model: Any, **changes: Any) -> TrackSettings:
-        """The settings of a model's release, SAM3 or SAM3.1, with some changes.
+        """The settings of a model, with some changes: of SAM3, SAM3.1, or of late fusion.
 
         Args:
             model: A model; None: SAM3's settings.
             **changes: Fields to set.
         """
         config = getattr(model, "config", None)
+        if getattr(config, "late", None) is not None:
+            changes = {**_LATE, **changes}
         return cls.of_release("3.1" if getattr(config, "multiplexed", False) else "3.0", **changes)
 
     @classmethod

@@ -137,7 +137,11 @@ class TrackManager(dict[int, TrackState]):
         """Objects that are tracked and, by ``hide_unmatched``, not shown."""
         if not self.settings.hide_unmatched:
             return set()
-        return {id for id, state in self.items() if state.unmatched and state.keep_alive <= 0}
+        return {
+            id
+            for id, state in self.items()
+            if state.unmatched and state.keep_alive <= 0 and not state.from_person
+        }
 
     def unconfirmed(self) -> set[int]:
         """Objects that have not been detected on enough consecutive frames."""

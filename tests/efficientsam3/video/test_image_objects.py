@@ -148,6 +148,19 @@ def test_a_mask_on_an_object_of_another_track_is_dropped() -> None:
     assert torch.equal(shown.logits[1], both.logits[1]) and shown.presence[1] > 0
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["an object before", "never an object"])
+def test_a_mask_on_nothing_is_dropped_if_the_frame_showed_the_object_before(known: bool) -> None:
+    objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
+    looks = torch.eye(2)
+    both = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
+    without = FoundObjects(both.logits[1:], both.scores[1:], looks[1:])
+    first = both if known else without
+    objects.note(0, scripted_parts(first), frame_features(), output(BOX))
+    shown = objects.adopt(1, scripted_parts(without), frame_features(), output(BOX))
+    assert bool((shown.logits[0] > 0).any()) is not known
+    assert bool(shown.presence[0] > 0) is not known
+
+
 def test_forgotten_objects_are_not_followed() -> None:
     objects = ImageObjects()
     found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))

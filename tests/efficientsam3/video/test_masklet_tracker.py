@@ -187,6 +187,21 @@ def test_hide_unmatched() -> None:
     )
 
 
+def test_what_a_person_corrected_is_never_hidden() -> None:
+    def world(t: int) -> dict[str, Array]:
+        return {"cat 0": at(10, 20), "cat 1": at(40, 20)}
+
+    def found(t: int) -> Instances:
+        return detect(world if t == 0 else lambda _: {})(t)
+
+    settings = replace(NOW, keep_alive_init=1, keep_alive_max=1, hide_unmatched=True)
+    tracker = ConceptTracker(ScriptedModel(found), "cat", tracker=Oracle(world), settings=settings)
+    first, *rest = frames(3)
+    tracker.step(first)
+    tracker.add_object(mask=block(40, 20, 10, 10, (60, 80)), track_id=1)
+    assert ids([out for frame in rest for out in tracker.step(frame)]) == [[1]] * 2
+
+
 def test_max_objects_keeps_the_highest_scores() -> None:
     def world(t: int) -> dict[str, Array]:
         return {f"cat {i}": at(4 + 14 * (i // 4), 2 + 15 * (i % 4)) for i in range(12)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import efficientsam3 as es3
-from efficientsam3.config import MULTIPLEX_PARTS, tiny_config
+from efficientsam3.config import MULTIPLEX_PARTS, tiny_config, tiny_late_config
 from efficientsam3.errors import TrackError
 from efficientsam3.variants import ABILITIES
 from efficientsam3.video.interactive import InteractiveTracker
@@ -182,6 +182,11 @@ def test_an_object_that_is_corrected_leaves_its_bucket(
 
 def test_settings_are_those_of_the_release(model: es3.ImageModel, tiny: es3.ImageModel) -> None:
     assert es3.TrackSettings.of(tiny) == es3.TrackSettings.of(None) == es3.TrackSettings()
+    late = es3.TrackSettings.of(tiny_model(config=tiny_late_config()))
+    assert late.hide_unmatched and late.keep_alive_init < 3
+    assert not es3.TrackSettings.of(
+        tiny_model(config=tiny_late_config()), hide_unmatched=False
+    ).hide_unmatched
     later = es3.TrackSettings.of(model, max_objects=50)
     assert (later.detection_threshold, later.new_track_threshold) == (0.4, 0.65)
     assert (later.overlap_metric, later.nms, later.rules) == ("iom", 0.1, "sam3.1")
