@@ -32,13 +32,10 @@ from efficientsam3_stickers.concepts import SPLITS
 from efficientsam3_stickers.recipes.object_models import new_detector, objects_config
 from efficientsam3_stickers.recipes.objects import training_names
 from efficientsam3_stickers.scenes import SceneGenerator
-from efficientsam3_stickers.training import object_loss
+from efficientsam3_stickers.training import object_loss, object_matching
 from efficientsam3_stickers.training.object_batches import ObjectBatch, ObjectBatches
 from efficientsam3_stickers.training.phrase_table import PhraseTable
 from efficientsam3_stickers.training.phrase_truth import list_phrases, phrase_truth
-
-USES = 2
-"""How often the recipe uses a scene."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +82,16 @@ class Rig:
         image = net.encode_image(batch.pixels)
         objects = net.find_objects(image, loss._noised(batch))
         found = objects.queries.shape[1] - batch.boxes.shape[1]
-        known = object_loss._every_object(batch, found)
+        known = object_matching.every_object(batch, found)
         boxes, logits = objects.boxes[:, :found].detach(), objects.logits[:, :found].detach()
-        matched = object_loss.match(logits, boxes, batch)
+        matched = object_matching.match(logits, boxes, batch)
         terms.add("", objects.queries.mean() + objects.boxes.mean(), 1.0)
         if part == "masks":
-            pairs = object_loss.one_of_each(matched, known)
+            pairs = object_matching.one_of_each(matched, known)
             loss._mask_terms(terms, net, image, objects, batch, pairs)
         if part == "names":
             both = (torch.cat(p) for p in zip(matched, known, strict=True))
-            pairs = object_loss.Assignment(*both)
+            pairs = object_matching.Assignment(*both)
             loss._name_terms(terms, net, image, objects, batch, pairs, len(matched.images))
         if part == "prompts":
             loss._prompt_terms(terms, net, image, objects, batch, matched, found)
@@ -224,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"whole step: {processor:.2f} s of each processor = {scenes / processor:.1f} scenes/s "
             "in time of the processor"
         )
-        print(f"data: {data:.1f} ms for a new scene, {data / USES:.1f} ms for each of {USES} uses")
+        print(f"data: {data:.1f} ms for a scene")
     if world > 1:
         torch.distributed.destroy_process_group()
     if rank:

@@ -93,8 +93,8 @@ class Options:
     """Objects of a scene, at most, whose masks a step of "finer" learns, at random; 0: all."""
     batch: int = 16
     """Scenes of a process and step; below 16, 1 x 1 convolutions are slow with one thread."""
-    uses: int = 2
-    """How often each scene is used."""
+    uses: int = 1
+    """How often each scene is used. With 4, "finer" learned its scenes by heart."""
     backgrounds: int = 2048
     """Number of different backgrounds in training."""
     teacher: float = 2.0
