@@ -27,7 +27,7 @@ from .scenes import SceneGenerator
 if TYPE_CHECKING:
     from efficientsam3.outputs import Grounding
 
-MAX_BYTES = 28_000_000
+MAX_BYTES = 30_000_000
 """Largest size of a packaged model, which everyone who installs the package downloads."""
 
 DEFAULT_CONCEPTS = ("dog", "red apple", "vehicle", "food")
