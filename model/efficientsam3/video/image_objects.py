@@ -24,6 +24,9 @@ LEAST_SUPPORT = 0.2
 """IoU with some object of the frame below which a mask of the memory shows nothing, if the object
 was one of the frame's before."""
 
+LEAST_LEFT = 0.5
+"""Share of a mask of the memory that other tracked objects must leave, or else it is dropped."""
+
 
 class ImageObjects:
     """Which objects of a stream's frames are the tracked ones."""
@@ -41,7 +44,8 @@ class ImageObjects:
         has at least the IoU ``MemoryConfig.adopt_object_iou`` with it and does not look different.
         Each object of the frame goes to one tracked object. A mask that lies on an object of
         another track is dropped: the tracked object is hidden, or elsewhere. So is a mask on
-        nothing that the frame shows, except for what a person pointed at and no frame shows.
+        nothing that the frame shows, except for what a person pointed at and no frame shows. Other
+        masks of the memory lose the pixels of objects that other tracks follow.
 
         Args:
             frame: Number of the frame.
@@ -76,10 +80,17 @@ class ImageObjects:
             if id in followed:
                 logits[place] = found.logits[followed[id]].to(logits)
                 presence[place] = presence[place].abs()
+        others = (found.logits[sorted(set(followed.values()))] > 0).any(0).to(logits.device)
         for i, place in enumerate(rest):
-            if hidden[i] and output.ids[place] not in followed:
+            if output.ids[place] in followed:
+                continue
+            mask = logits[place] > 0
+            left = int((mask & ~others).sum())
+            if hidden[i] or left < LEAST_LEFT * int(mask.sum()):
                 logits[place] = NO_OBJECT
                 presence[place] = -presence[place].abs()
+            else:
+                logits[place][mask & others] = NO_OBJECT
         # A copy: the tracker may change the masks that it is given.
         self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
         return output._replace(logits=logits, presence=presence)

@@ -62,11 +62,16 @@ def test_the_most_similar_mask_is_taken() -> None:
     assert torch.equal(adopt(output(BOX), found), logits(nearer, height=7.0))
 
 
-def test_an_object_of_the_frame_goes_to_one_tracked_object() -> None:
-    other = block(7, 4, 10, 10, SIZE)
+@pytest.mark.parametrize("top", [7, 12])
+def test_an_object_of_the_frame_goes_to_one_tracked_object(top: int) -> None:
+    other = block(top, 4, 10, 10, SIZE)
     found = FoundObjects(logits(block(5, 4, 10, 10, SIZE)), torch.tensor([0.9]))
     taken = adopt(output(BOX, other), found)
-    assert torch.equal(taken[0], found.logits[0]) and torch.equal(taken[1], logits(other)[0])
+    assert torch.equal(taken[0], found.logits[0])
+    left = other & ~(found.logits[0] > 0).numpy()
+    assert left.sum() == (20 if top == 7 else 70)
+    wanted = left if top == 12 else np.zeros(SIZE, bool)
+    assert np.array_equal((taken[1] > 0).numpy(), wanted)
 
 
 @pytest.mark.parametrize(
