@@ -3,9 +3,9 @@
 A small text encoder learns from a sentence encoder ("text"). Then image encoder and heads learn
 from scenes: boxes, masks and names of all objects, and prompts that choose among them ("objects").
 The rate is constant, so that this stage goes on for as long as there is time: ``objects.steps`` may
-be set to more or less at any time. Then the rate falls while images are larger, and windows of
-finer features and the correction of masks are added ("finer"). At last scores are learned with
-everything else fixed ("calibrate").
+be set to more or less at any time. Then the rate falls while images are larger, and a coarse stage,
+windows of finer features and the correction of masks are added ("finer"). At last scores are
+learned with everything else fixed ("calibrate").
 """
 
 from __future__ import annotations
@@ -87,8 +87,6 @@ class Options:
     """Side of the images in pixels, a multiple of 16."""
     final_resolution: int = 336
     """Side of the images of the stage "finer", a multiple of 16."""
-    final_tiles: tuple[int, ...] = MOSTLY_FREE
-    """``tiles`` of the stage "finer"."""
     most_masks: int = 0
     """Objects of a scene, at most, whose masks a step of "finer" learns, at random; 0: all."""
     batch: int = 16
@@ -314,7 +312,7 @@ def _prepare_finer(run: Run) -> tuple[Task, LoopSettings]:
     config = with_late(config, windows=WINDOWS, refinement=REFINEMENT, coarse=COARSE)
     net = new_detector(config, o.seed)
     load_known(net, state, source)
-    task = object_task(run, net, config, 1, tuple(o.final_tiles), o.most_masks)
+    task = object_task(run, net, config, 1, MOSTLY_FREE, o.most_masks)
     return task, _settings(
         run, steps=4000, lr=5e-4, min_lr=5e-6, warmup=50, ema=0.998, validate_every=500
     )

@@ -81,9 +81,10 @@ def at_random(pairs: Assignment, most: int) -> Assignment:
     """
     if not most or not len(pairs.images):
         return pairs
-    shuffled = (pairs.images + torch.rand(len(pairs.images))).argsort()
+    device = pairs.images.device
+    shuffled = (pairs.images + torch.rand(len(pairs.images), device=device)).argsort()
     images = pairs.images[shuffled]
-    place = torch.arange(len(images)) - torch.searchsorted(images, images)
+    place = torch.arange(len(images), device=device) - torch.searchsorted(images, images)
     kept = shuffled[place < most].sort().values
     return Assignment(*(part[kept] for part in pairs))
 
