@@ -24,6 +24,8 @@ class Association(NamedTuple):
     """By object, the detection that may become a conditioning frame of it."""
     adopted: dict[int, int]
     """By object, the detection whose mask it takes over."""
+    confirmed: dict[int, float]
+    """By object, the score of the best detection that confirms it."""
 
 
 def associate(
@@ -47,10 +49,11 @@ def associate(
     later = settings.rules == "sam3.1"
     if not objects:
         first = scores >= settings.new_track_threshold if later else np.ones(detections, bool)
-        return Association(_rows(first), [], [[] for _ in range(detections)], {}, {})
+        return Association(_rows(first), [], [[] for _ in range(detections)], {}, {}, {})
     if not detections:
-        return Association([], _rows(visible), [], {}, {})
+        return Association([], _rows(visible), [], {}, {}, {})
     new = (scores >= settings.new_track_threshold) & ~(overlap >= settings.match_iou).any(1)
+    confirming = np.where(overlap >= settings.confirm_iou, scores[:, None], 0).max(0)
     confirmed = np.asarray((overlap >= settings.confirm_iou).any(0))
     if later:
         close = overlap >= settings.recondition_iou
@@ -63,13 +66,15 @@ def associate(
     if settings.adopt_detection_iou:
         near = np.where(overlap >= settings.adopt_detection_iou, overlap, 0)
         adopted = {t: d for d, t in assign(near)}
-    confirmed[list(adopted)] = True
+    for t, d in adopted.items():
+        confirmed[t], confirming[t] = True, scores[d]
     return Association(
         _rows(new),
         _rows(visible & ~confirmed),
         [_rows(row) for row in overlap >= settings.match_iou],
         {int(best[d]): d for d in _rows(reliable)},
         adopted,
+        {t: float(confirming[t]) for t in _rows(confirmed)},
     )
 
 

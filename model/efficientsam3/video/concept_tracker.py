@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +131,7 @@ class ConceptTracker:
         self._cuts = None if cuts is None else CutDetector(cuts)
         self._values = SourceRange()
         self._delayed: deque[_DelayedFrame] = deque()
+        self._finished: deque[dict[int, float]] = deque(maxlen=self.settings.confirm_window)
         self._last: Frame | None = None
         self._direction = 0  # 1 forward, -1 backward, 0 not known yet
         self._steps = 0
@@ -395,6 +397,12 @@ class ConceptTracker:
         unconfirmed = self._delayed[ahead].result.unconfirmed
         oldest = self._delayed.popleft()
         hidden = unconfirmed | oldest.result.hidden
+        if self._masklets is not None and self._finished.maxlen:
+            later = islice(self._delayed, self._finished.maxlen)
+            around = [*self._finished, oldest.result.confirmed]
+            around += [delayed.result.confirmed for delayed in later]
+            hidden |= self._masklets.tracks.doubtful(oldest.result.objects, around)
+            self._finished.append(oldest.result.confirmed)
         objects = {id: o for id, o in sorted(oldest.result.objects.items()) if id not in hidden}
         shown = to_instances(
             objects,
@@ -402,6 +410,7 @@ class ConceptTracker:
             self._classes,
             oldest.presence,
             allow_overlap=self.settings.allow_overlap,
+            least_left=self.settings.least_left,
         )
         return self._tracked(oldest.frame, shown, oldest.lost)
 

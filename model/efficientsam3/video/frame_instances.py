@@ -18,6 +18,7 @@ def to_instances(
     presence: dict[str, float],
     *,
     allow_overlap: bool = True,
+    least_left: float = 0.0,
 ) -> Instances:
     """Objects as instances; those without a pixel are left out.
 
@@ -28,6 +29,8 @@ def to_instances(
         presence: Presence by concept.
         allow_overlap: Whether objects of one concept may share pixels; else a pixel belongs to the
             object of which the tracker is more certain.
+        least_left: An object is left out, too, where others leave less than this share of its
+            mask, in [0, 1].
     """
     crops = {id: o.patch.crop(size) for id, o in objects.items()}
     patches = {id: o.patch for id, o in objects.items()}
@@ -35,7 +38,9 @@ def to_instances(
         ids = [id for id, o in objects.items() if o.label == label]
         scores = [objects[id].presence + objects[id].from_detection for id in ids]
         for row, pixels in resolve_overlaps([crops[id] for id in ids], scores).items():
-            left, top = crops[ids[row]][1][:2]
+            whole, (left, top, *_) = crops[ids[row]]
+            if np.count_nonzero(pixels) < least_left * np.count_nonzero(whole):
+                pixels = np.zeros_like(pixels)
             cut = BitPatch.cut(pixels)
             patches[ids[row]] = moved = BitPatch(cut.pixels, cut.top + top, cut.left + left)
             crops[ids[row]] = moved.crop(size)

@@ -213,6 +213,10 @@ class MaskletTracker:
         for id, row in new.items():
             score, phrase = float(detections.scores[row]), detections.phrases[row]
             self.tracks.begin(id, label, score, self._frame, phrase)
+            out.confirmed[id] = score
+        for t, id in enumerate(ids):
+            if not self.tracks[id].from_person and (visible[t] or t in match.confirmed):
+                out.confirmed[id] = match.confirmed.get(t, 0.0)
         self.tracks.update_hits([*ids, *new], {id for of in matched for id in of} | {*new})
         recondition = {
             ids[t]: rows[d]

@@ -162,9 +162,9 @@ _SAM31 = {
 }
 """Where SAM3.1 differs from SAM3 (``build_sam3_multiplex_video_predictor``)."""
 
-_LATE = {"hide_unmatched": True, "keep_alive_init": 1, "keep_alive_max": 3}
+_LATE = {"confirm_window": 5, "least_left": 0.1}
 """Where models with late fusion differ. They follow objects well, those of wrong detections too,
-which would be shown for long. The detector soon repeats a right detection."""
+which would be shown for long. A right detection is soon repeated."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,13 @@ class TrackSettings:
     hide_unmatched: bool = False
     """Whether an object is hidden while its keep-alive count is 0 or less (SAM3: the opposite of
     ``suppress_unmatched_only_within_hotstart``)."""
+    confirm_window: int = 0
+    """Number of frames before and after a frame, from 0, on which detections decide whether an
+    object is shown: the mean of their scores is at least ``confirm_score``. A frame on which the
+    object is visible and no detection confirms it counts as 0. Frames after it count as far as
+    results are delayed, see ``hotstart_delay``. 0: every object is shown, as in SAM3."""
+    confirm_score: float = 0.5
+    """Least mean score of these detections, in [0, 1]."""
     max_age: int = 300
     """An object ends when it has not been visible for more than this number of frames, so that
     time and memory do not grow with all objects of a video. 0: never, as in SAM3."""
@@ -267,6 +274,9 @@ class TrackSettings:
     fill_hole_area: int = 16
     """Holes and specks of up to this area, in pixels of a 288 x 288 mask, are removed; 0: none
     (SAM3: ``fill_hole_area``)."""
+    least_left: float = 0.0
+    """An object is not shown on a frame where more certain objects of its concept leave less than
+    this share of its mask, in [0, 1]: specks are left of it. 0: it is, as in SAM3."""
     allow_overlap: bool = False
     """Whether objects of one concept may share pixels in results. Else a pixel belongs to the
     object of which the tracker is more certain, as in SAM3."""
@@ -282,14 +292,14 @@ class TrackSettings:
     def __post_init__(self) -> None:
         shares = ["detection_threshold", "nms", "new_track_threshold", "border_margin"]
         shares += ["match_iou", "confirm_iou", "recondition_score", "recondition_iou"]
-        shares += ["occlusion_iou", "min_area_kept"]
+        shares += ["occlusion_iou", "min_area_kept", "confirm_score", "least_left"]
         if self.adopt_detection_iou is not None:
             shares.append("adopt_detection_iou")
         counts = ("recondition_every", "correction_window", "hotstart_delay", "min_hits")
         check_ranges(
             self,
             shares,
-            (*counts, "max_age", "fill_hole_area"),
+            (*counts, "confirm_window", "max_age", "fill_hole_area"),
             ("max_objects",),
             ("recondition_presence", "keep_alive_init", "keep_alive_max", "keep_alive_min"),
             ("hide_unmatched", "allow_overlap"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .settings import TrackSettings
@@ -142,6 +142,22 @@ class TrackManager(dict[int, TrackState]):
             for id, state in self.items()
             if state.unmatched and state.keep_alive <= 0 and not state.from_person
         }
+
+    def doubtful(self, ids: Iterable[int], around: Sequence[Mapping[int, float]]) -> set[int]:
+        """Objects of a frame that the detections of the frames around it confirm too rarely.
+
+        Args:
+            ids: The objects of the frame.
+            around: Scores of the detections that confirm objects, 0 for those that none confirms,
+                on the frames that count.
+        """
+        out = set()
+        for id in ids:
+            scores = [found[id] for found in around if id in found]
+            rare = sum(scores) < self.settings.confirm_score * len(scores)
+            if rare and not (id in self and self[id].from_person):
+                out.add(id)
+        return out
 
     def unconfirmed(self) -> set[int]:
         """Objects that have not been detected on enough consecutive frames."""

@@ -177,3 +177,6 @@ class FrameObjects:
     """Objects that are tracked and not shown on this frame."""
     unconfirmed: set[int] = field(default_factory=set)
     """Objects that are not yet confirmed on this frame."""
+    confirmed: dict[int, float] = field(default_factory=dict)
+    """Scores of the detections that confirm objects; 0 for visible objects that none confirms.
+    Without those that a person pointed at, and of which no detection was looked for."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,78 +15,9 @@ from efficientsam3.errors import TrackError
 from efficientsam3.types import Array, Instances
 from efficientsam3.video.concept_tracker import ConceptTracker
 from efficientsam3.video.settings import TrackSettings
-from efficientsam3.video.types import TrackedFrame
 
 from .scripted import ScriptedMemory, ScriptedModel, block, frames, instances
-
-GRID = (48, 64)
-NOW = TrackSettings(hotstart_delay=0)
-
-World = Callable[[int], dict[str, Array]]
-"""Frame -> masks by name, "<concept> <number>"."""
-
-
-class Oracle(ScriptedMemory):
-    """Tracks each given object perfectly, while it is in the world."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world = world
-        self.names: dict[int, str] = {}
-
-    def see(self, frame: int, id: int) -> tuple[Array, float]:
-        mask = self.world(frame).get(self.names.get(id, ""))
-        if mask is None or not mask.any():
-            return np.full(GRID, -1024.0), -5.0
-        return np.where(mask, 5.0, -5.0), 5.0
-
-    def add_masks(
-        self, frame: int, features: Any, ids: list[int], masks: Any, shared: str | None = None
-    ) -> Any:
-        for id, mask in zip(ids, masks.numpy(), strict=True):
-            rows, columns = (np.arange(g) * n // g for g, n in zip(GRID, mask.shape, strict=True))
-            small = mask[np.ix_(rows, columns)]
-            near = {n: (small & m).sum() / (small | m).sum() for n, m in self.world(frame).items()}
-            self.names.setdefault(id, max(near, key=near.get, default=""))
-        return super().add_masks(frame, features, ids, masks)
-
-
-def detect(world: World, score: float = 0.9) -> Callable[[int], Instances]:
-    """A detector that finds everything in the world."""
-
-    def script(t: int) -> Instances:
-        there = {n: m for n, m in world(t).items() if m.any()}
-        labels = [name.split()[0] for name in there]
-        return instances(list(there.values()), labels, score, size=(60, 80), logits=True)
-
-    return script
-
-
-def follow(
-    world: World,
-    count: int,
-    concepts: list[str],
-    script: Callable[[int], Instances] | None = None,
-    **options: Any,
-) -> list[TrackedFrame]:
-    model = ScriptedModel(script or detect(world))
-    options = {"settings": NOW, **options}
-    tracker = ConceptTracker(model, concepts, tracker=Oracle(world), **options)
-    out = [done for frame in frames(count) for done in tracker.step(frame)]
-    return out + tracker.flush()
-
-
-def ids(out: list[TrackedFrame]) -> list[list[int]]:
-    return [f.instances.track_ids.tolist() for f in out]
-
-
-def at(y: int, x: int, high: int = 10, wide: int = 10) -> Array:
-    return block(y, x, high, wide, GRID)
-
-
-def crossing(t: int) -> dict[str, Array]:
-    left, right = at(10, 2 + 3 * t, 20, 8), at(12, 50 - 3 * t, 20, 8)
-    return {"cat 0": left & ~right, "cat 1": right}
+from .scripted_worlds import GRID, NOW, Oracle, at, crossing, detect, follow, ids
 
 
 def test_crossing_objects_keep_their_identities() -> None:
@@ -134,72 +64,6 @@ def test_objects_of_a_concept_share_no_pixel() -> None:
     assert not apart[2].instances.masks.all(0).any()
     assert shared[2].instances.masks.all(0).any()
     assert ids(apart) == ids(shared) == [[0, 1]] * 3
-
-
-def test_results_are_delayed_by_hotstart() -> None:
-    for delay in (0, 1, 4):
-        settings = TrackSettings(hotstart_delay=delay, hotstart_unmatched=1, hotstart_duplicates=1)
-        tracker = ConceptTracker(
-            ScriptedModel(detect(crossing)), "cat", tracker=Oracle(crossing), settings=settings
-        )
-        waiting = [len(tracker.step(frame)) for frame in frames(8)]
-        assert waiting == [0] * (delay - 1) + [1] * (9 - max(delay, 1))
-        assert len(tracker.flush()) == max(delay - 1, 0)
-
-
-def test_a_false_detection_is_never_shown_after_hotstart() -> None:
-    def world(t: int) -> dict[str, Array]:
-        return {"cat 0": at(10, 20), "cat 1": at(30, 40)}
-
-    def found(t: int) -> Instances:
-        both = detect(world)(t)
-        return both if t == 2 else both[:1]
-
-    settings = TrackSettings(hotstart_delay=6, hotstart_unmatched=4, hotstart_duplicates=4)
-    assert ids(follow(world, 12, ["cat"], found, settings=settings)) == [[0]] * 12
-    shown = ids(follow(world, 12, ["cat"], found))
-    assert shown == [[0]] * 2 + [[0, 1]] * 10
-
-
-def test_unconfirmed_objects_are_not_shown() -> None:
-    def world(t: int) -> dict[str, Array]:
-        return {"cat 0": at(10, 20)}
-
-    def found(t: int) -> Instances:
-        return detect(world if t in (1, 3, 4, 5) else lambda _: {})(t)
-
-    settings = replace(NOW, min_hits=3)
-    assert ids(follow(world, 8, ["cat"], found, settings=settings)) == [[]] * 5 + [[0]] * 3
-    late = TrackSettings(hotstart_delay=4, hotstart_unmatched=4, hotstart_duplicates=4, min_hits=3)
-    assert ids(follow(world, 8, ["cat"], found, settings=late)) == [[]] * 3 + [[0]] * 5
-
-
-def test_hide_unmatched() -> None:
-    def world(t: int) -> dict[str, Array]:
-        return {"cat 0": at(10, 20)}
-
-    def found(t: int) -> Instances:
-        return detect(world if t == 0 or t > 5 else lambda _: {})(t)
-
-    settings = replace(NOW, keep_alive_init=3, keep_alive_max=3, hide_unmatched=True)
-    assert ids(follow(world, 9, ["cat"], found, settings=settings)) == (
-        [[0]] * 3 + [[]] * 4 + [[0]] * 2
-    )
-
-
-def test_what_a_person_corrected_is_never_hidden() -> None:
-    def world(t: int) -> dict[str, Array]:
-        return {"cat 0": at(10, 20), "cat 1": at(40, 20)}
-
-    def found(t: int) -> Instances:
-        return detect(world if t == 0 else lambda _: {})(t)
-
-    settings = replace(NOW, keep_alive_init=1, keep_alive_max=1, hide_unmatched=True)
-    tracker = ConceptTracker(ScriptedModel(found), "cat", tracker=Oracle(world), settings=settings)
-    first, *rest = frames(3)
-    tracker.step(first)
-    tracker.add_object(mask=block(40, 20, 10, 10, (60, 80)), track_id=1)
-    assert ids([out for frame in rest for out in tracker.step(frame)]) == [[1]] * 2
 
 
 def test_max_objects_keeps_the_highest_scores() -> None:

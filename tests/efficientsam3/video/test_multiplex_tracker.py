@@ -183,10 +183,9 @@ def test_an_object_that_is_corrected_leaves_its_bucket(
 def test_settings_are_those_of_the_release(model: es3.ImageModel, tiny: es3.ImageModel) -> None:
     assert es3.TrackSettings.of(tiny) == es3.TrackSettings.of(None) == es3.TrackSettings()
     late = es3.TrackSettings.of(tiny_model(config=tiny_late_config()))
-    assert late.hide_unmatched and late.keep_alive_init < 3
-    assert not es3.TrackSettings.of(
-        tiny_model(config=tiny_late_config()), hide_unmatched=False
-    ).hide_unmatched
+    assert late.confirm_window and late.least_left and not late.hide_unmatched
+    changed = es3.TrackSettings.of(tiny_model(config=tiny_late_config()), confirm_window=0)
+    assert not changed.confirm_window and changed.least_left
     later = es3.TrackSettings.of(model, max_objects=50)
     assert (later.detection_threshold, later.new_track_threshold) == (0.4, 0.65)
     assert (later.overlap_metric, later.nms, later.rules) == ("iom", 0.1, "sam3.1")
