@@ -166,10 +166,11 @@ class ImageObjects:
             self._tracks.forget(id)
 
     def _compare(self, output: TrackerOutput, decided: Sequence[int]) -> None:
-        """Find tracked objects that are one thing, as with two concepts that both mean it.
+        """Find new objects that are one thing with another, as with two concepts that both mean it.
 
         The first of them is followed, and the others are where it is, until a person or a
-        detection draws them elsewhere.
+        detection draws them elsewhere. Objects that come to have one mask later are not one thing:
+        one of them follows the wrong one.
         """
         masks = (output.logits > 0).numpy(force=True)
         overlap = mask_iou(masks, masks)
@@ -181,12 +182,11 @@ class ImageObjects:
                 del self._leaders[id]
         for row in decided:
             id = output.ids[row]
-            if id in self._leaders or id in self._leaders.values():
+            if id in self._leaders or self._tracks.knows(id):
                 continue
             for other in output.ids[:row]:
                 if overlap[row, places[other]] >= ONE_IOU and other not in self._leaders:
                     self._leaders[id] = other
-                    self._tracks.drop(id)
                     break
 
     def _read(self, frame: int, parts: TrackerParts, features: TrackerFeatures) -> FoundObjects:

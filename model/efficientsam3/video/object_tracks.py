@@ -239,17 +239,6 @@ class ObjectTracks:
         if track is not None:
             track.id = None
 
-    def drop(self, id: int) -> None:
-        """Follow an object no more: it is one that another identity has.
-
-        Args:
-            id: Its identity.
-        """
-        track = self._track_of(id)
-        if track is not None:
-            self._own(track, None)
-            self._tracks.remove(track)
-
     def rename(self, id: int, new: int) -> None:
         """Let another identity have the object of one.
 

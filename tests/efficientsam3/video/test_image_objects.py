@@ -191,6 +191,17 @@ def test_two_concepts_of_one_object_are_both_where_it_is() -> None:
     assert torch.equal(shown.logits, found.logits[[0, 0]]), "not one of them on the part"
 
 
+def test_objects_that_come_to_have_one_mask_are_still_two() -> None:
+    objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
+    looks = torch.eye(2)
+    both = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
+    objects.note(0, scripted_parts(both), frame_features(), output(BOX, other))
+    left = FoundObjects(both.logits[:1], both.scores[:1], looks[:1])
+    objects.note(1, scripted_parts(left), frame_features(), output(BOX, BOX))
+    shown = objects.adopt(2, scripted_parts(left), frame_features(), output(BOX, BOX))
+    assert (shown.logits > 0).flatten(1).any(1).tolist() == [True, False]
+
+
 def test_what_is_drawn_apart_is_two_objects_again() -> None:
     objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
     looks = torch.eye(2)
