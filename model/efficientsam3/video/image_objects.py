@@ -27,9 +27,6 @@ was one of the frame's before."""
 LEAST_LEFT = 0.5
 """Share of a mask of the memory that other tracked objects must leave, or else it is dropped."""
 
-ONE_IOU, APART_IOU = 0.8, 0.5
-"""IoU from which the masks of two tracked objects show one thing, and below which they do not."""
-
 UNLIKELY = 0.3
 """Probability below which an object of the frame does not continue one that the memory does not
 find."""
@@ -40,7 +37,6 @@ class ImageObjects:
 
     def __init__(self) -> None:
         self._tracks = ObjectTracks()
-        self._leaders: dict[int, int] = {}  # of identities that are another one's object, too
         self._drawn: dict[int, Tensor] = {}  # the masks of the last frame, by identity
 
     def adopt(
@@ -50,11 +46,11 @@ class ImageObjects:
 
         A mask is replaced by that of an object that continues it by motion and look, or else that
         has at least the IoU ``MemoryConfig.adopt_object_iou`` with it and does not look different.
-        Each object of the frame goes to one tracked object, or to several that are one thing. An
-        unlikely one continues no object that the memory does not find. A mask that lies on an
-        object of another track is dropped: the tracked object is hidden, or elsewhere. So is a mask
-        on nothing that the frame shows, except for what a person pointed at and no frame shows.
-        Other masks of the memory lose the pixels of objects that other tracks follow.
+        Each object of the frame goes to one tracked object; an unlikely one continues none that
+        the memory does not find. A mask that lies on an object of another track is dropped: the
+        tracked object is hidden, or elsewhere. So is a mask on nothing that the frame shows, except
+        for what a person pointed at and no frame shows. Other masks of the memory lose the pixels
+        of objects that other tracks follow.
 
         Args:
             frame: Number of the frame.
@@ -69,9 +65,6 @@ class ImageObjects:
             return output
         found = self._read(frame, parts, features)
         followed = self._tracks.rows_of(output.ids)
-        for id, leader in self._leaders.items():
-            if id in output.ids and leader in followed:
-                followed[id] = followed[leader]
         unlikely = (found.scores < UNLIKELY).tolist()
         absent = [id for id, seen in zip(output.ids, output.presence > 0, strict=True) if not seen]
         for id in absent:
@@ -84,14 +77,13 @@ class ImageObjects:
         free = np.zeros_like(overlap)
         for row, i in np.argwhere(near).tolist():
             id = output.ids[rest[i]]
-            if row not in taken and not self._tracks.knows(self._leaders.get(id, id)):
+            if row not in taken and not self._tracks.knows(id):
                 free[row, i] = overlap[row, i]
         for row, i in assign(free):
             self._tracks.bind(row, output.ids[rest[i]])
             followed[output.ids[rest[i]]] = row
         hidden = np.any(near[sorted(taken)], axis=0)
-        leaders = [self._leaders.get(output.ids[i], output.ids[i]) for i in rest]
-        known = np.array([self._tracks.has_look(id) for id in leaders], bool)
+        known = np.array([self._tracks.has_look(output.ids[i]) for i in rest], bool)
         hidden |= known & (overlap < LEAST_SUPPORT).all(axis=0)
         logits, presence = output.logits.clone(), output.presence.clone()
         for place, id in enumerate(output.ids):
@@ -137,8 +129,6 @@ class ImageObjects:
         if not decided:
             return
         found = self._read(frame, parts, features)
-        self._compare(output, decided)
-        decided = [row for row in decided if output.ids[row] not in self._leaders]
         overlap = _overlap(found, output, decided)
         least = parts.config.memory.adopt_object_iou
         missing = set(decided)
@@ -154,40 +144,8 @@ class ImageObjects:
         Args:
             id: Its identity.
         """
-        self._leaders.pop(id, None)
+        self._tracks.forget(id)
         self._drawn.pop(id, None)
-        heirs = [other for other, leader in self._leaders.items() if leader == id]
-        for heir in heirs:
-            self._leaders[heir] = heirs[0]
-        if heirs:
-            del self._leaders[heirs[0]]
-            self._tracks.rename(id, heirs[0])
-        else:
-            self._tracks.forget(id)
-
-    def _compare(self, output: TrackerOutput, decided: Sequence[int]) -> None:
-        """Find new objects that are one thing with another, as with two concepts that both mean it.
-
-        The first of them is followed, and the others are where it is, until a person or a
-        detection draws them elsewhere. Objects that come to have one mask later are not one thing:
-        one of them follows the wrong one.
-        """
-        masks = (output.logits > 0).numpy(force=True)
-        overlap = mask_iou(masks, masks)
-        places = {id: place for place, id in enumerate(output.ids)}
-        for row in decided:
-            id = output.ids[row]
-            leader = self._leaders.get(id)
-            if leader in places and overlap[row, places[leader]] < APART_IOU and masks[row].any():
-                del self._leaders[id]
-        for row in decided:
-            id = output.ids[row]
-            if id in self._leaders or self._tracks.knows(id):
-                continue
-            for other in output.ids[:row]:
-                if overlap[row, places[other]] >= ONE_IOU and other not in self._leaders:
-                    self._leaders[id] = other
-                    break
 
     def _read(self, frame: int, parts: TrackerParts, features: TrackerFeatures) -> FoundObjects:
         if features.found is None:

@@ -162,7 +162,7 @@ _SAM31 = {
 }
 """Where SAM3.1 differs from SAM3 (``build_sam3_multiplex_video_predictor``)."""
 
-_LATE = {"confirm_window": 5, "least_left": 0.1}
+_LATE = {"confirm_window": 5, "confirm_score": 0.4, "least_left": 0.1}
 """Where models with late fusion differ. They follow objects well, those of wrong detections too,
 which would be shown for long. A right detection is soon repeated."""
 

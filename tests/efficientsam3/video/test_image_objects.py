@@ -180,17 +180,6 @@ def test_an_unlikely_object_does_not_continue_one_that_the_memory_does_not_find(
     assert bool((shown.logits > 0).any()) is likely and bool(shown.presence[0] > 0) is likely
 
 
-def test_two_concepts_of_one_object_are_both_where_it_is() -> None:
-    objects = ImageObjects()
-    part = block(4, 4, 4, 4, SIZE)
-    found = FoundObjects(logits(BOX, part, height=7.0), torch.tensor([0.9, 0.35]))
-    objects.note(0, scripted_parts(found), frame_features(), output(BOX, BOX))
-    moved = block(5, 6, 10, 10, SIZE), block(5, 6, 4, 4, SIZE)
-    found = FoundObjects(logits(*moved, height=7.0), torch.tensor([0.9, 0.35]))
-    shown = objects.adopt(1, scripted_parts(found), frame_features(), output(BOX, BOX))
-    assert torch.equal(shown.logits, found.logits[[0, 0]]), "not one of them on the part"
-
-
 def test_objects_that_come_to_have_one_mask_are_still_two() -> None:
     objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
     looks = torch.eye(2)
@@ -200,29 +189,6 @@ def test_objects_that_come_to_have_one_mask_are_still_two() -> None:
     objects.note(1, scripted_parts(left), frame_features(), output(BOX, BOX))
     shown = objects.adopt(2, scripted_parts(left), frame_features(), output(BOX, BOX))
     assert (shown.logits > 0).flatten(1).any(1).tolist() == [True, False]
-
-
-def test_what_is_drawn_apart_is_two_objects_again() -> None:
-    objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
-    looks = torch.eye(2)
-    found = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
-    given = scripted_parts(found)
-    objects.note(0, given, frame_features(), output(BOX, BOX))
-    objects.adopt(1, given, frame_features(), output(BOX, BOX))
-    objects.note(1, given, frame_features(), output(BOX, other))  # a person corrects the second
-    shown = objects.adopt(2, given, frame_features(), output(BOX, BOX))
-    assert torch.equal(shown.logits, found.logits)
-
-
-@pytest.mark.parametrize("forgotten", [0, 1])
-def test_one_of_two_concepts_of_an_object_is_forgotten(forgotten: int) -> None:
-    objects = ImageObjects()
-    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
-    objects.note(0, scripted_parts(found), frame_features(), output(BOX, BOX))
-    objects.forget(forgotten)
-    away = output(block(16, 16, 6, 6, SIZE))._replace(ids=[1 - forgotten])
-    shown = objects.adopt(1, scripted_parts(found), frame_features(), away).logits
-    assert torch.equal(shown, found.logits)
 
 
 def test_forgotten_objects_are_not_followed() -> None:
