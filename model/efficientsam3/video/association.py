@@ -53,8 +53,8 @@ def associate(
     if not detections:
         return Association([], _rows(visible), [], {}, {}, {})
     new = (scores >= settings.new_track_threshold) & ~(overlap >= settings.match_iou).any(1)
-    confirming = np.where(overlap >= settings.confirm_iou, scores[:, None], 0).max(0)
-    confirmed = np.asarray((overlap >= settings.confirm_iou).any(0))
+    # Of each object the best score of a detection that confirms it, -1 without any.
+    confirmed = np.where(overlap >= settings.confirm_iou, scores[:, None], -1).max(0)
     if later:
         close = overlap >= settings.recondition_iou
         ambiguous = (close.sum(1, keepdims=True) > 1) | (close.sum(0) > 1)
@@ -67,14 +67,14 @@ def associate(
         near = np.where(overlap >= settings.adopt_detection_iou, overlap, 0)
         adopted = {t: d for d, t in assign(near)}
     for t, d in adopted.items():
-        confirmed[t], confirming[t] = True, scores[d]
+        confirmed[t] = scores[d]
     return Association(
         _rows(new),
-        _rows(visible & ~confirmed),
+        _rows(visible & (confirmed < 0)),
         [_rows(row) for row in overlap >= settings.match_iou],
         {int(best[d]): d for d in _rows(reliable)},
         adopted,
-        {t: float(confirming[t]) for t in _rows(confirmed)},
+        {t: float(confirmed[t]) for t in _rows(confirmed >= 0)},
     )
 
 

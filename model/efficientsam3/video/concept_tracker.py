@@ -131,6 +131,7 @@ class ConceptTracker:
         self._cuts = None if cuts is None else CutDetector(cuts)
         self._values = SourceRange()
         self._delayed: deque[_DelayedFrame] = deque()
+        # ``FrameObjects.confirmed`` of the frames before the oldest delayed one.
         self._finished: deque[dict[int, float]] = deque(maxlen=self.settings.confirm_window)
         self._last: Frame | None = None
         self._direction = 0  # 1 forward, -1 backward, 0 not known yet

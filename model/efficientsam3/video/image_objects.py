@@ -65,10 +65,8 @@ class ImageObjects:
             return output
         found = self._read(frame, parts, features)
         followed = self._tracks.rows_of(output.ids)
-        unlikely = (found.scores < UNLIKELY).tolist()
-        absent = [id for id, seen in zip(output.ids, output.presence > 0, strict=True) if not seen]
-        for id in absent:
-            if id in followed and unlikely[followed[id]]:
+        for id, presence in zip(output.ids, output.presence.tolist(), strict=True):
+            if presence <= 0 and id in followed and found.scores[followed[id]] < UNLIKELY:
                 del followed[id]
         rest = [i for i, id in enumerate(output.ids) if id not in followed]
         overlap = _overlap(found, output, rest)
@@ -85,11 +83,11 @@ class ImageObjects:
         hidden = np.any(near[sorted(taken)], axis=0)
         known = np.array([self._tracks.has_look(output.ids[i]) for i in rest], bool)
         hidden |= known & (overlap < LEAST_SUPPORT).all(axis=0)
-        logits, presence = output.logits.clone(), output.presence.clone()
+        logits, visible = output.logits.clone(), output.presence.clone()
         for place, id in enumerate(output.ids):
             if id in followed:
                 logits[place] = found.logits[followed[id]].to(logits)
-                presence[place] = presence[place].abs()
+                visible[place] = visible[place].abs()
         others = (found.logits[sorted(set(followed.values()))] > 0).any(0).to(logits.device)
         for i, place in enumerate(rest):
             if output.ids[place] in followed:
@@ -98,12 +96,12 @@ class ImageObjects:
             left = int((mask & ~others).sum())
             if hidden[i] or left < LEAST_LEFT * int(mask.sum()):
                 logits[place] = NO_OBJECT
-                presence[place] = -presence[place].abs()
+                visible[place] = -visible[place].abs()
             else:
                 logits[place][mask & others] = NO_OBJECT
         # A copy: the tracker may change the masks that it is given.
         self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
-        return output._replace(logits=logits, presence=presence)
+        return output._replace(logits=logits, presence=visible)
 
     def note(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput

@@ -164,7 +164,7 @@ _SAM31 = {
 
 _LATE = {"confirm_window": 5, "confirm_score": 0.4, "least_left": 0.1}
 """Where models with late fusion differ. They follow objects well, those of wrong detections too,
-which would be shown for long. A right detection is soon repeated."""
+which would be shown for long. Right detections are repeated on the next frames."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,8 @@ class TrackSettings:
     (SAM3: ``fill_hole_area``)."""
     least_left: float = 0.0
     """An object is not shown on a frame where more certain objects of its concept leave less than
-    this share of its mask, in [0, 1]: specks are left of it. 0: it is, as in SAM3."""
+    this share of its mask, in [0, 1], because only specks would be seen. 0: it is shown wherever
+    one pixel is left, as in SAM3."""
     allow_overlap: bool = False
     """Whether objects of one concept may share pixels in results. Else a pixel belongs to the
     object of which the tracker is more certain, as in SAM3."""

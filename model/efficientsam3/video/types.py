@@ -179,4 +179,4 @@ class FrameObjects:
     """Objects that are not yet confirmed on this frame."""
     confirmed: dict[int, float] = field(default_factory=dict)
     """Scores of the detections that confirm objects; 0 for visible objects that none confirms.
-    Without those that a person pointed at, and of which no detection was looked for."""
+    It lacks objects that a person pointed at, and is empty where the detector did not run."""
