@@ -94,12 +94,13 @@ class Compositor:
         """
         rows, columns, inside = self._clip(patch, left, top)
         opaque = inside[..., 3] > OPAQUE
-        own = int(opaque.sum())
-        if own < max(min_pixels, MIN_VISIBLE_SHARE * int((patch[..., 3] > OPAQUE).sum())):
+        own = np.count_nonzero(opaque)
+        if own < max(min_pixels, MIN_VISIBLE_SHARE * np.count_nonzero(patch[..., 3] > OPAQUE)):
             return False
         for mask, area in zip(self.masks, self.areas, strict=True):
-            hidden = int((mask[rows, columns] & opaque).sum())
-            if hidden and int(mask.sum()) - hidden < max(min_pixels, MIN_VISIBLE_SHARE * area):
+            hidden = np.count_nonzero(mask[rows, columns] & opaque)
+            least = max(min_pixels, MIN_VISIBLE_SHARE * area)
+            if hidden and np.count_nonzero(mask) - hidden < least:
                 return False
         return True
 
@@ -126,7 +127,7 @@ class Compositor:
         own = np.zeros(self.image.shape[:2], bool)
         own[rows, columns] = opaque
         self.masks.append(own)
-        self.areas.append(int((patch[..., 3] > OPAQUE).sum()))
+        self.areas.append(np.count_nonzero(patch[..., 3] > OPAQUE))
 
     def _draw_shadow(
         self, patch: Pixels, left: int, top: int, right: int, down: int, darkness: float

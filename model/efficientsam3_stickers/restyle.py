@@ -31,7 +31,7 @@ def restyle(rng: np.random.Generator, sticker: Pixels) -> Pixels:
     color = Image.composite(image.convert("RGB"), Image.new("RGB", image.size, mean), alpha)
     flat, lines, ring = rng.random(3) < (0.6, 0.5, 0.5)
     if lines:
-        edges = color.filter(ImageFilter.FIND_EDGES).convert("L").filter(ImageFilter.MaxFilter(3))
+        edges = _widen(color.filter(ImageFilter.FIND_EDGES).convert("L"), 3)
         strength = float(rng.uniform(0.8, 2.5))
         light = edges.point([max(0, round(255 - strength * v)) for v in range(256)])
     if flat:
@@ -43,8 +43,15 @@ def restyle(rng: np.random.Generator, sticker: Pixels) -> Pixels:
     if lines:
         color = ImageChops.multiply(color, Image.merge("RGB", (light, light, light)))
     if ring:
-        wider = alpha.filter(ImageFilter.MaxFilter(RINGS[int(rng.integers(len(RINGS)))]))
+        wider = _widen(alpha, RINGS[int(rng.integers(len(RINGS)))])
         shade = int(rng.integers(0, 60))
         under = Image.new("RGB", color.size, (shade, shade, shade))
         color, alpha = Image.composite(color, under, alpha), wider
     return np.dstack([np.asarray(color), np.asarray(alpha)])
+
+
+def _widen(image: Image.Image, side: int) -> Image.Image:
+    """The maximum of the square around each pixel, several times faster than Pillow's."""
+    from scipy.ndimage import maximum_filter
+
+    return Image.fromarray(maximum_filter(np.asarray(image), side, mode="nearest"))

@@ -275,7 +275,8 @@ def shrink(mask: np.ndarray, size: int) -> Tensor:
         size: Cells a side.
     """
     side = mask.shape[0] // size
-    counts = mask.reshape(size, side, size, side).sum((1, 3), dtype=np.uint16)
+    rows = mask.reshape(size, side, -1).sum(1, dtype=np.uint16)  # one axis at a time is faster
+    counts = rows.reshape(size, size, side).sum(2, dtype=np.uint16)
     return torch.from_numpy((counts * (255 / side**2)).astype(np.uint8))
 
 
