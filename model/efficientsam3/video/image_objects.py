@@ -27,6 +27,10 @@ was one of the frame's before."""
 LEAST_LEFT = 0.5
 """Share of a mask of the memory that other tracked objects must leave, or else it is dropped."""
 
+ONE_IOU, APART_IOU = 0.8, 0.5
+"""IoU from which a new object and a tracked one are the same thing, and below which they no longer
+are."""
+
 UNLIKELY = 0.3
 """Probability below which an object of the frame does not continue one that the memory does not
 find."""
@@ -38,6 +42,9 @@ class ImageObjects:
     def __init__(self) -> None:
         self._tracks = ObjectTracks()
         self._drawn: dict[int, Tensor] = {}  # the masks of the last frame, by identity
+        self._frame: int | None = None
+        self._masks: dict[int, Tensor] = {}  # latest masks of that frame, by identity
+        self._same: dict[int, int] = {}  # identities of one thing: the followed one of each other
 
     def adopt(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput
@@ -46,11 +53,11 @@ class ImageObjects:
 
         A mask is replaced by that of an object that continues it by motion and look, or else that
         has at least the IoU ``MemoryConfig.adopt_object_iou`` with it and does not look different.
-        Each object of the frame goes to one tracked object; an unlikely one continues none that
-        the memory does not find. A mask that lies on an object of another track is dropped: the
-        tracked object is hidden, or elsewhere. So is a mask on nothing that the frame shows, except
-        for what a person pointed at and no frame shows. Other masks of the memory lose the pixels
-        of objects that other tracks follow.
+        Each object of the frame goes to one tracked object, or to several that are the same thing;
+        an unlikely one continues none that the memory does not find. A mask that lies on an object
+        of another track is dropped: the tracked object is hidden, or elsewhere. So is a mask on
+        nothing that the frame shows, except for what a person pointed at and no frame shows. Other
+        masks of the memory lose the pixels of objects that other tracks follow.
 
         Args:
             frame: Number of the frame.
@@ -64,7 +71,9 @@ class ImageObjects:
         if features.encoded is None or not output.ids:
             return output
         found = self._read(frame, parts, features)
-        followed = self._tracks.rows_of(output.ids)
+        thing = {id: self._same.get(id, id) for id in output.ids}
+        rows = self._tracks.rows_of(list(thing.values()))
+        followed = {id: rows[of] for id, of in thing.items() if of in rows}
         for id, presence in zip(output.ids, output.presence.tolist(), strict=True):
             if presence <= 0 and id in followed and found.scores[followed[id]] < UNLIKELY:
                 del followed[id]
@@ -75,13 +84,13 @@ class ImageObjects:
         free = np.zeros_like(overlap)
         for row, i in np.argwhere(near).tolist():
             id = output.ids[rest[i]]
-            if row not in taken and not self._tracks.knows(id):
+            if row not in taken and not self._tracks.knows(thing[id]):
                 free[row, i] = overlap[row, i]
         for row, i in assign(free):
             self._tracks.bind(row, output.ids[rest[i]])
             followed[output.ids[rest[i]]] = row
         hidden = np.any(near[sorted(taken)], axis=0)
-        known = np.array([self._tracks.has_look(output.ids[i]) for i in rest], bool)
+        known = np.array([self._tracks.has_look(thing[output.ids[i]]) for i in rest], bool)
         hidden |= known & (overlap < LEAST_SUPPORT).all(axis=0)
         logits, visible = output.logits.clone(), output.presence.clone()
         for place, id in enumerate(output.ids):
@@ -101,6 +110,7 @@ class ImageObjects:
                 logits[place][mask & others] = NO_OBJECT
         # A copy: the tracker may change the masks that it is given.
         self._drawn = dict(zip(output.ids, logits.clone(), strict=True))
+        self._masks_of(frame).update(self._drawn)
         return output._replace(logits=logits, presence=visible)
 
     def note(
@@ -109,7 +119,9 @@ class ImageObjects:
         """Note where objects are on a frame whose masks a person or a detection has decided.
 
         These masks tell more than motion does: an object that followed a neighbor is corrected.
-        Masks that are still those of ``adopt`` tell nothing new.
+        Masks that are still those of ``adopt`` tell nothing new. A new object with the mask of a
+        tracked one is the same thing, as with two phrases that both mean it. One of them is
+        followed and the others are where it is, until their masks are decided to be different.
 
         Args:
             frame: Number of the frame.
@@ -127,6 +139,8 @@ class ImageObjects:
         if not decided:
             return
         found = self._read(frame, parts, features)
+        self._compare(frame, output, decided)
+        decided = [row for row in decided if output.ids[row] not in self._same]
         overlap = _overlap(found, output, decided)
         least = parts.config.memory.adopt_object_iou
         missing = set(decided)
@@ -142,8 +156,43 @@ class ImageObjects:
         Args:
             id: Its identity.
         """
-        self._tracks.forget(id)
         self._drawn.pop(id, None)
+        self._masks.pop(id, None)
+        self._same.pop(id, None)
+        heirs = [other for other, of in self._same.items() if of == id]
+        if not heirs:
+            self._tracks.forget(id)
+            return
+        del self._same[heirs[0]]
+        self._same.update(dict.fromkeys(heirs[1:], heirs[0]))
+        self._tracks.rename(id, heirs[0])
+
+    def _masks_of(self, frame: int) -> dict[int, Tensor]:
+        """The latest masks of a frame, by identity."""
+        if frame != self._frame:
+            self._frame, self._masks = frame, {}
+        return self._masks
+
+    def _compare(self, frame: int, output: TrackerOutput, decided: Sequence[int]) -> None:
+        """Find the new objects that are the same thing as others, and those that no longer are.
+
+        Objects that come to have one mask later are two things: one follows the wrong one.
+        """
+        masks = self._masks_of(frame)
+        for row in decided:
+            id, own = output.ids[row], output.logits[row]
+            others = {other: mask for other, mask in masks.items() if other != id}
+            overlap = dict(zip(others, _iou_with(own, list(others.values())), strict=True))
+            masks[id] = own.clone()
+            of = self._same.get(id)
+            if of is not None:
+                if overlap.get(of, 1.0) < APART_IOU:
+                    del self._same[id]
+            elif not self._tracks.knows(id):
+                same = [other for other in overlap if overlap[other] >= ONE_IOU]
+                if same:
+                    best = max(same, key=overlap.__getitem__)
+                    self._same[id] = self._same.get(best, best)
 
     def _read(self, frame: int, parts: TrackerParts, features: TrackerFeatures) -> FoundObjects:
         if features.found is None:
@@ -156,3 +205,11 @@ def _overlap(found: FoundObjects, output: TrackerOutput, places: Sequence[int]) 
     """(F, N) IoU of the objects of a frame and some tracked ones."""
     shown = (found.logits > 0).numpy(force=True)
     return mask_iou(shown, (output.logits[list(places)] > 0).numpy(force=True))
+
+
+def _iou_with(mask: Tensor, others: Sequence[Tensor]) -> list[float]:
+    """IoU of one mask (h, w) of logits with others."""
+    if not others:
+        return []
+    shown = (torch.stack([mask, *others]) > 0).numpy(force=True)
+    return mask_iou(shown[:1], shown[1:])[0].tolist()

@@ -239,6 +239,17 @@ class ObjectTracks:
         if track is not None:
             track.id = None
 
+    def rename(self, id: int, new: int) -> None:
+        """Let another identity have the object of one.
+
+        Args:
+            id: The identity that has it.
+            new: The other one, which has none.
+        """
+        track = self._track_of(id)
+        if track is not None:
+            track.id = new
+
     def _track_of(self, id: int) -> _Track | None:
         return next((track for track in self._tracks if track.id == id), None)
 

@@ -180,6 +180,60 @@ def test_an_unlikely_object_does_not_continue_one_that_the_memory_does_not_find(
     assert bool((shown.logits > 0).any()) is likely and bool(shown.presence[0] > 0) is likely
 
 
+PART = block(4, 4, 4, 4, SIZE)
+"""A part of the box, which the frame shows as an object, too."""
+
+
+def two_phrases(objects: ImageObjects, found: FoundObjects) -> None:
+    """Begin two objects with one mask, one after the other, as two phrases do."""
+    for id in range(2):
+        given = output(BOX)._replace(ids=[id])
+        objects.note(0, scripted_parts(found), frame_features(), given)
+
+
+def test_two_phrases_of_one_object_are_both_where_it_is() -> None:
+    objects = ImageObjects()
+    two_phrases(objects, FoundObjects(logits(BOX, PART, height=7.0), torch.tensor([0.9, 0.35])))
+    moved = block(5, 6, 10, 10, SIZE), block(5, 6, 4, 4, SIZE)
+    found = FoundObjects(logits(*moved, height=7.0), torch.tensor([0.9, 0.35]))
+    shown = objects.adopt(1, scripted_parts(found), frame_features(), output(BOX, BOX))
+    assert torch.equal(shown.logits, found.logits[[0, 0]]), "not one of them on the part"
+
+
+def test_an_object_that_begins_on_a_later_frame_is_the_same_thing_as_a_tracked_one() -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, PART, height=7.0), torch.tensor([0.9, 0.35]))
+    parts, first = scripted_parts(found), output(BOX)
+    objects.note(0, parts, frame_features(), first)
+    objects.adopt(1, parts, frame_features(), first)
+    objects.note(1, parts, frame_features(), first._replace(ids=[1]))
+    shown = objects.adopt(2, parts, frame_features(), output(BOX, PART))
+    assert torch.equal(shown.logits, found.logits[[0, 0]])
+
+
+def test_what_is_drawn_apart_is_two_objects_again() -> None:
+    objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
+    looks = torch.eye(2)
+    found = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
+    given = scripted_parts(found)
+    two_phrases(objects, found)
+    objects.adopt(1, given, frame_features(), output(BOX, BOX))
+    objects.note(1, given, frame_features(), output(BOX, other))  # a person corrects the second
+    shown = objects.adopt(2, given, frame_features(), output(BOX, BOX))
+    assert torch.equal(shown.logits, found.logits)
+
+
+@pytest.mark.parametrize("forgotten", [0, 1])
+def test_one_of_two_phrases_of_an_object_is_forgotten(forgotten: int) -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    two_phrases(objects, found)
+    objects.forget(forgotten)
+    away = output(block(16, 16, 6, 6, SIZE))._replace(ids=[1 - forgotten])
+    shown = objects.adopt(1, scripted_parts(found), frame_features(), away).logits
+    assert torch.equal(shown, found.logits)
+
+
 def test_objects_that_come_to_have_one_mask_are_still_two() -> None:
     objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
     looks = torch.eye(2)
