@@ -127,7 +127,7 @@ class Compositor:
         own = np.zeros(self.image.shape[:2], bool)
         own[rows, columns] = opaque
         self.masks.append(own)
-        self.areas.append(np.count_nonzero(patch[..., 3] > OPAQUE))
+        self.areas.append(int(np.count_nonzero(patch[..., 3] > OPAQUE)))
 
     def _draw_shadow(
         self, patch: Pixels, left: int, top: int, right: int, down: int, darkness: float
