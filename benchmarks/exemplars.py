@@ -40,7 +40,7 @@ MIN_EXAMPLE, MIN_OBJECT = 900, 400
 """Least pixels of an example, and of the largest object of a concept that is asked for."""
 MIN_SCORE, THRESHOLD = 0.05, 0.5
 PAIRS = 200
-"""Pairs of a prompt without and with a negative box."""
+"""Pairs of a prompt without and with a negative box, whose object is found without it."""
 START, END = "<!-- table:exemplars -->", "<!-- /table:exemplars -->"
 
 Example = tuple[int, SceneObject]
@@ -145,7 +145,7 @@ def make_pairs(scenes: Sequence[Any]) -> list[tuple[int, str, SceneObject, Scene
                 negated = members[number % len(members)]
                 other = next(one for one in members if one.concept.name != negated.concept.name)
                 out.append((number, category, negated, other))
-    return out[:PAIRS]
+    return out
 
 
 def score_of(found: es3.Instances, mask: Any) -> float:
@@ -159,6 +159,8 @@ def measure_negation(
     """A table of what a negative box does to its object and to another one."""
     lower = above = found = 0
     for number, category, negated, other in make_pairs(scenes):
+        if found == PAIRS:
+            break
         plain = model.segment(encoded[number], concepts=category, threshold=0)
         prompt = {"boxes": negated.box[None], "box_labels": [0]}
         changed = model.segment(encoded[number], concepts=category, threshold=0, **prompt)
@@ -181,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument(
-        "--negation-scenes", type=int, default=440, help="scenes of the pairs with a negative box"
+        "--negation-scenes", type=int, default=520, help="scenes of the pairs with a negative box"
     )
     parser.add_argument("--model", default="efficientsam3-stickers")
     parser.add_argument("--table", type=Path, help="a Markdown file that gets the table")
