@@ -179,20 +179,25 @@ class ImageObjects:
         Objects that come to have one mask later are two things: one follows the wrong one.
         """
         masks = self._masks_of(frame)
-        for row in decided:
-            id, own = output.ids[row], output.logits[row]
-            others = {other: mask for other, mask in masks.items() if other != id}
-            overlap = dict(zip(others, _iou_with(own, list(others.values())), strict=True))
-            masks[id] = own.clone()
-            of = self._same.get(id)
-            if of is not None:
-                if overlap.get(of, 1.0) < APART_IOU:
-                    del self._same[id]
-            elif not self._tracks.knows(id):
-                same = [other for other in overlap if overlap[other] >= ONE_IOU]
-                if same:
-                    best = max(same, key=overlap.__getitem__)
+        earlier = set(masks)
+        masks.update({output.ids[row]: output.logits[row].clone() for row in decided})
+        places = {id: place for place, id in enumerate(masks)}
+        shown = (torch.stack(list(masks.values())) > 0).numpy(force=True)
+        new = [output.ids[row] for row in decided]
+        overlap = dict(zip(new, mask_iou(shown[[places[id] for id in new]], shown), strict=True))
+        for id in new:
+            for one, other in list(self._same.items()):
+                if id not in (one, other):
+                    continue
+                place = places.get(other if id == one else one)
+                if place is not None and overlap[id][place] < APART_IOU:
+                    del self._same[one]
+            if not self._tracks.knows(self._same.get(id, id)):
+                alike = {other: float(overlap[id][places[other]]) for other in earlier - {id}}
+                best = max(alike, key=alike.__getitem__, default=id)
+                if alike.get(best, 0.0) >= ONE_IOU:
                     self._same[id] = self._same.get(best, best)
+            earlier.add(id)
 
     def _read(self, frame: int, parts: TrackerParts, features: TrackerFeatures) -> FoundObjects:
         if features.found is None:
@@ -205,11 +210,3 @@ def _overlap(found: FoundObjects, output: TrackerOutput, places: Sequence[int]) 
     """(F, N) IoU of the objects of a frame and some tracked ones."""
     shown = (found.logits > 0).numpy(force=True)
     return mask_iou(shown, (output.logits[list(places)] > 0).numpy(force=True))
-
-
-def _iou_with(mask: Tensor, others: Sequence[Tensor]) -> list[float]:
-    """IoU of one mask (h, w) of logits with others."""
-    if not others:
-        return []
-    shown = (torch.stack([mask, *others]) > 0).numpy(force=True)
-    return mask_iou(shown[:1], shown[1:])[0].tolist()

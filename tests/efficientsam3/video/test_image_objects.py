@@ -211,16 +211,39 @@ def test_an_object_that_begins_on_a_later_frame_is_the_same_thing_as_a_tracked_o
     assert torch.equal(shown.logits, found.logits[[0, 0]])
 
 
-def test_what_is_drawn_apart_is_two_objects_again() -> None:
+@pytest.mark.parametrize("corrected", [0, 1])
+def test_what_a_person_draws_apart_is_two_objects_again(corrected: int) -> None:
     objects, other = ImageObjects(), block(14, 14, 8, 8, SIZE)
     looks = torch.eye(2)
     found = FoundObjects(logits(BOX, other, height=7.0), torch.tensor([0.9, 0.9]), looks)
     given = scripted_parts(found)
     two_phrases(objects, found)
     objects.adopt(1, given, frame_features(), output(BOX, BOX))
-    objects.note(1, given, frame_features(), output(BOX, other))  # a person corrects the second
+    drawn = [(other, BOX), (BOX, other)][corrected]
+    objects.note(1, given, frame_features(), output(*drawn))
     shown = objects.adopt(2, given, frame_features(), output(BOX, BOX))
-    assert torch.equal(shown.logits, found.logits)
+    assert torch.equal(shown.logits, found.logits[[1, 0]] if corrected == 0 else found.logits)
+
+
+def test_two_phrases_of_one_object_move_together() -> None:
+    objects, moved = ImageObjects(), block(14, 14, 8, 8, SIZE)
+    found = FoundObjects(logits(BOX, height=7.0), torch.tensor([0.9]))
+    two_phrases(objects, found)
+    found = FoundObjects(logits(moved, PART, height=7.0), torch.tensor([0.9, 0.35]))
+    parts = scripted_parts(found)
+    objects.adopt(1, parts, frame_features(), output(BOX, BOX))
+    objects.note(1, parts, frame_features(), output(moved, moved))  # both take a detection's mask
+    shown = objects.adopt(2, parts, frame_features(), output(PART, PART))
+    assert torch.equal(shown.logits, found.logits[[0, 0]])
+
+
+def test_equal_masks_that_are_given_at_once_are_one_thing() -> None:
+    objects = ImageObjects()
+    found = FoundObjects(logits(BOX, PART, height=7.0), torch.tensor([0.9, 0.35]))
+    parts = scripted_parts(found)
+    objects.note(0, parts, frame_features(), output(BOX, BOX, BOX))
+    shown = objects.adopt(1, parts, frame_features(), output(BOX, PART, PART))
+    assert torch.equal(shown.logits, found.logits[[0, 0, 0]])
 
 
 @pytest.mark.parametrize("forgotten", [0, 1])
