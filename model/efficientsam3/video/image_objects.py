@@ -44,7 +44,8 @@ class ImageObjects:
         self._drawn: dict[int, Tensor] = {}  # the masks of the last frame, by identity
         self._frame: int | None = None
         self._masks: dict[int, Tensor] = {}  # latest masks of that frame, by identity
-        self._same: dict[int, int] = {}  # identities of one thing: the followed one of each other
+        # The followed identity, by each other identity of the same thing.
+        self._same: dict[int, int] = {}
 
     def adopt(
         self, frame: int, parts: TrackerParts, features: TrackerFeatures, output: TrackerOutput

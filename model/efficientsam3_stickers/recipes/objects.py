@@ -60,8 +60,7 @@ VALIDATED = {"seen": 64, "unseen-style": 32, "unseen-concepts": 32}
 LARGE_FIRST, HALF_FREE = (2, 2, 0, 3), (0, 3, 0, 4)
 """Objects on a side of tiled images, by turns, in "objects" and in "finer"; 0: free scenes. Names
 are learned from large objects. With three quarters of free scenes the loss of names fell by 0.05 in
-100 steps, with a quarter of them by 0.2. Larger images have half of them, and more objects in each
-of the others."""
+100 steps, with a quarter of them by 0.2. In "finer" half of the images are free scenes."""
 RESCORING = 48
 """Width of the networks that correct scores."""
 SCORED_PROMPTS = 12
