@@ -162,9 +162,15 @@ _SAM31 = {
 }
 """Where SAM3.1 differs from SAM3 (``build_sam3_multiplex_video_predictor``)."""
 
-_LATE = {"confirm_window": 5, "confirm_score": 0.4, "least_left": 0.1}
+_LATE: dict[str, Any] = {
+    "confirm_window": 5,
+    "confirm_score": 0.4,
+    "least_left": 0.1,
+    "iou": IoUSettings(shape_iou=0.25),
+}
 """Where models with late fusion differ. They follow objects well, those of wrong detections too,
-which would be shown for long. Right detections are repeated on the next frames."""
+which would be shown for long. Right detections are repeated on the next frames. Wrong detections
+often hold several things, so what continues them elsewhere has to be more alike."""
 
 
 @dataclass(frozen=True)

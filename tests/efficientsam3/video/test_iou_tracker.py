@@ -81,6 +81,15 @@ def test_fast_small_objects_are_matched_by_shape() -> None:
     assert ids(*clip, settings=IoUSettings(max_distance=0))[1] == [2, 3]
 
 
+def test_shape_iou_decides_what_may_continue_a_track_elsewhere() -> None:
+    """A wrong detection of two things as one, and then one of a small thing."""
+    large, small = disc(30, 30, 20), disc(30, 60, 8)
+    assert 0.15 < small.sum() / large.sum() < 0.2
+    clip = [instances([large]), instances([small])]
+    assert ids(*clip) == [[0], [0]]
+    assert ids(*clip, settings=IoUSettings(shape_iou=0.25)) == [[0], [1]]
+
+
 def test_min_hits_delays_the_identity() -> None:
     mask, noise = disc(30, 40, 10), disc(10, 10, 3)
     clip = [instances([mask]), instances([noise, mask]), instances([mask]), instances([mask])]

@@ -184,6 +184,7 @@ def test_settings_are_those_of_the_release(model: es3.ImageModel, tiny: es3.Imag
     assert es3.TrackSettings.of(tiny) == es3.TrackSettings.of(None) == es3.TrackSettings()
     late = es3.TrackSettings.of(tiny_model(config=tiny_late_config()))
     assert late.confirm_window and late.least_left and not late.hide_unmatched
+    assert late.iou.shape_iou > es3.TrackSettings().iou.shape_iou
     changed = es3.TrackSettings.of(tiny_model(config=tiny_late_config()), confirm_window=0)
     assert not changed.confirm_window and changed.least_left
     later = es3.TrackSettings.of(model, max_objects=50)
