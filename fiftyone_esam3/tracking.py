@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from efficientsam3.errors import ArgumentError
 from efficientsam3.variants import UnknownModelError, find_variant
-from efficientsam3.video.settings import CutSettings, IoUSettings, TrackSettings
+from efficientsam3.video.settings import CutSettings, TrackSettings
 
 
 def make_settings(
@@ -38,15 +39,16 @@ def make_settings(
     """
     given: dict[str, Any] = {} if nms is None else {"nms": nms}
     given |= {} if overlap_metric == "iou" else {"overlap_metric": overlap_metric}
+    usual = TrackSettings.of(model)
     if threshold is None:
-        threshold = TrackSettings.of(model).detection_threshold
+        threshold = usual.detection_threshold
     return TrackSettings.of(
         model,
         detection_threshold=threshold,
         presence=presence,
         class_agnostic=class_agnostic,
         cuts=cut_settings(cuts),
-        iou=IoUSettings(new_track_threshold=threshold),
+        iou=replace(usual.iou, new_track_threshold=threshold),
         **given,
     )
 

@@ -82,7 +82,7 @@ class IoUSettings:
     expected of the track, in [0, 1]."""
     shape_iou: float = 0.15
     """A detection elsewhere can continue a track when the two masks, moved onto each other, have
-    at least this IoU, in [0, 1]."""
+    at least this IoU, in [0, 1]. ``TrackSettings.of`` sets 0.25 for models with late fusion."""
     max_distance: float = 5.0
     """How far elsewhere that can be, in lengths of the object, from 0; it grows with the square
     root of the updates since the track was seen. 0: tracks continue by overlap alone."""
@@ -169,8 +169,9 @@ _LATE: dict[str, Any] = {
     "iou": IoUSettings(shape_iou=0.25),
 }
 """Where models with late fusion differ. They follow objects well, those of wrong detections too,
-which would be shown for long. Right detections are repeated on the next frames. Wrong detections
-often hold several things, so what continues them elsewhere has to be more alike."""
+which would be shown for long. Right detections are repeated on the next frames. A wrong detection
+can cover several objects, so the shape of a detection elsewhere has to be more similar to
+continue it."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ LARGE_FIRST, MOSTLY_FREE = (2, 2, 0, 3), (0, 0, 0, 4)
 """Objects on a side of tiled images, by turns, in "objects" and in "finer"; 0: free scenes. Names
 are learned from large objects. With three quarters of free scenes the loss of names fell by 0.05 in
 100 steps, with a quarter of them by 0.2. In "finer" three quarters of the images are free scenes,
-where most names are wrong."""
+because objects of tiled scenes are named right far more often."""
 RESCORING = 48
 """Width of the networks that correct scores."""
 SCORED_PROMPTS = 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import fiftyone as fo
 import pytest
 from fiftyone.operators import types
 
+from efficientsam3.video.settings import TrackSettings
 from fiftyone_esam3.operators.form import CLASS_PHRASES, CLASSES
 from fiftyone_esam3.operators.models import describe_model
 from fiftyone_esam3.operators.texts import split_phrases
@@ -68,6 +70,13 @@ def test_tracks_begin_with_the_threshold_of_the_release(model: str, score: float
     released = SimpleNamespace(config=SimpleNamespace(multiplexed=model == "sam3-3.1"))
     settings = make_settings(None, model=released)
     assert settings.detection_threshold == settings.iou.new_track_threshold == score
+
+
+def test_a_threshold_changes_no_other_setting_of_the_model() -> None:
+    late = SimpleNamespace(config=SimpleNamespace(multiplexed=False, late=object()))
+    usual, settings = TrackSettings.of(late), make_settings(0.3, model=late)
+    assert settings.iou == replace(usual.iou, new_track_threshold=0.3)
+    assert replace(settings, detection_threshold=usual.detection_threshold, iou=usual.iou) == usual
 
 
 def test_phrases_are_split_at_commas() -> None:
